@@ -1,0 +1,161 @@
+"""The command line: Hydra's overrides with our own driver, so that every mistake is answered in one sentence.
+
+Not `hydra.main`: it prints tracebacks or hides them as a whole, and composes a sweep's own configuration without
+its swept groups, which refuses `-m method=quant,quant/bf16 method.quant.x=1` because the default method is another one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra import version
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobStatus, run_job
+from hydra.errors import ConfigCompositionException, HydraException
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig
+
+from compress_exp.config import CONF, UserError
+from compress_exp.errors import CONFIG_NAME, SweepFailed, check_root, explain, make_outputs, refusal
+from compress_exp.overrides import parse, values
+
+log = logging.getLogger("compress_exp")
+
+
+def task(config: DictConfig) -> dict[str, Any] | None:
+    """One experiment; a failure is told at once, wherever the launcher runs it."""
+    try:
+        check_root(config)
+        from compress_exp.run import run
+
+        record: dict[str, Any] | None = run(config)
+        return record
+    except Exception as error:
+        print(refusal(error) or "".join(traceback.format_exception(error)), file=sys.stderr, flush=True)
+        raise
+
+
+class Loader(ConfigLoaderImpl):
+    """Composes a sweep's own configuration as that of its first job."""
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """What Hydra composes; for a sweep with every swept value replaced by its first."""
+        try:
+            return self._load(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        except ValueError as error:  # such as train=null
+            raise ConfigCompositionException(f"{' '.join(overrides)}: {error}") from error
+
+    def _load(
+        self, config_name: str | None, overrides: list[str], run_mode: RunMode, from_shell: bool, validate: bool
+    ) -> DictConfig:
+        if run_mode is not RunMode.MULTIRUN:
+            return super().load_configuration(config_name, overrides, run_mode, from_shell, validate)
+        parsed = parse(overrides, self)
+        swept = {item.input_line for item in parsed if item.is_discrete_sweep() and not item.is_hydra_override()}
+        first = [values(item, self)[0] if item.input_line in swept else str(item.input_line) for item in parsed]
+        config = super().load_configuration(config_name, first, run_mode, from_shell, validate)
+        config.hydra.overrides.task = [item.input_line for item in parsed if not item.is_hydra_override()]
+        return config
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `python -m compress_exp --help` shows how")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags; everything else is an override."""
+    flags = _Parser(prog="compress_exp", add_help=False)
+    flags.add_argument("overrides", nargs="*", help="key=value for anything in the configuration")
+    flags.add_argument("--help", "-h", action="store_true", help="this text")
+    flags.add_argument("--multirun", "-m", action="store_true", help="a sweep: every combination of the values given")
+    flags.add_argument("--cfg", "-c", choices=["job", "hydra", "all"], help="print the configuration, run nothing")
+    flags.add_argument("--package", "-p", help="the part of it that --cfg prints")
+    flags.add_argument("--resolve", action="store_true", help="with --cfg: interpolations resolved")
+    flags.add_argument("--config-dir", "-cd", help="one more directory of configuration files, searched first")
+    return flags
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code is 0 only if everything asked for was done."""
+    try:
+        args = parser().parse_intermixed_args(arguments)
+        return _drive(args)
+    except SweepFailed:
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    except Exception as error:
+        sentence = refusal(error)
+        if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print(sentence, file=sys.stderr)
+        return 1
+
+
+def _drive(args: argparse.Namespace) -> int:
+    loader = _loader(args.config_dir)
+    hydra = Hydra(task_name="compress_exp", config_loader=loader)
+    GlobalHydra.instance().clear()
+    GlobalHydra.instance().initialize(hydra)
+    overrides = list(args.overrides)
+    try:
+        if args.help:
+            hydra.app_help(CONFIG_NAME, parser(), args)
+        elif args.cfg:
+            hydra.show_cfg(CONFIG_NAME, overrides, args.cfg, args.package, args.resolve)
+        elif args.multirun or hydra.get_mode(CONFIG_NAME, overrides) is RunMode.MULTIRUN:
+            hydra.multirun(CONFIG_NAME, task, overrides)
+        else:
+            return _single(hydra, overrides)
+    except HydraException as error:
+        raise explain(error, overrides, loader) from error
+    finally:
+        GlobalHydra.instance().clear()
+    return 0
+
+
+def _loader(directory: str | None) -> Loader:
+    version.setbase("1.3")
+    search_path = create_config_search_path(str(CONF))
+    if directory is not None:
+        if not Path(directory).is_dir():
+            raise UserError(f"--config-dir: {directory!r} is not a directory")
+        place = f"file://{Path(directory).resolve()}"
+        search_path.prepend("command-line", place, anchor=SearchPathQuery(provider="main"))
+    return Loader(search_path)
+
+
+def _single(hydra: Hydra, overrides: list[str]) -> int:
+    """One run. Not `Hydra.run`, which adds a line of its own to the sentence of a failure."""
+    config = hydra.compose_config(CONFIG_NAME, overrides, RunMode.RUN, with_log_configuration=True)
+    outputs = make_outputs(config.outputs)
+    context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
+    job = run_job(task, config, "hydra.run.dir", None, context)
+    if job.status is not JobStatus.COMPLETED:
+        return 1
+    if job.return_value is not None:
+        from compress_exp.report.summary import report
+
+        report(outputs, [job.return_value["run"]["id"]])
+    return 0

@@ -1,0 +1,117 @@
+"""The artifact on disk: safetensors at their real width, a configuration that says how to read them.
+
+Three kinds of tensor leave the dense format: pruned ones are stored as `<name>_bitmask` and `<name>_values` where that
+is smaller, int8 modules keep `weight`, `weight_scale`, `input_scale`, `input_zero_point`, and of tied tensors one is
+stored. `config.json` lists them under `quantization_config`; a model without any of them is an ordinary checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from compress_exp.export import bitmask
+from compress_exp.layers.int8 import Int8Embedding, Int8Linear
+from compress_exp.layers.surgery import pruned_modules
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FORMAT = 1
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Write weights, configuration, generation configuration and tokenizer.
+
+    Args:
+        model: ordinary modules and modules of `layers/` only; nothing parametrized.
+        tokenizer: goes along, so that the directory is loadable on its own.
+        directory: an existing directory.
+    """
+    from safetensors.torch import save_file
+
+    description = describe(model)
+    tensors, tied = _tensors(model)
+    if tied and description is not None:
+        description["tied"] = tied
+    config = model.config.to_dict()
+    config.pop("quantization_config", None)
+    config["architectures"] = [type(model).__name__]
+    config["dtype"] = str(next(p.dtype for p in model.parameters() if p.is_floating_point())).removeprefix("torch.")
+    if description is not None:
+        config["quantization_config"] = description
+    (directory / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True, default=str))
+    if model.can_generate() and model.generation_config is not None:
+        model.generation_config.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def describe(model: nn.Module) -> dict[str, Any] | None:
+    """How the tensors are stored, for `config.json`; None where everything is plain."""
+    linear = [name for name, module in model.named_modules() if isinstance(module, Int8Linear)]
+    embedding = [name for name, module in model.named_modules() if isinstance(module, Int8Embedding)]
+    pruned = [name for name, _ in pruned_modules(model)]
+    if not (linear or embedding or pruned):
+        return None
+    return {
+        "quant_method": "compress_exp",
+        "format": FORMAT,
+        "int8_linear": linear,
+        "int8_embedding": embedding,
+        "pruned": pruned,
+        "tied": {},
+    }
+
+
+def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors to store and, for int8 modules, which module shares its weight with which."""
+    marked = {f"{name}.weight" for name, _ in pruned_modules(model)}
+    stored: dict[str, Tensor] = {}
+    first: dict[tuple[int, torch.Size, torch.dtype], str] = {}
+    tied: dict[str, str] = {}
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tensor.shape, tensor.dtype)
+        if tensor.numel() and place in first:
+            module = name.rpartition(".")[0]
+            if isinstance(model.get_submodule(module), Int8Linear | Int8Embedding):
+                tied[module] = first[place].rpartition(".")[0]
+            continue
+        first[place] = name
+        tensor = tensor.detach().cpu().contiguous()
+        if name in marked and bitmask.worthwhile(tensor):
+            stored[f"{name}_bitmask"], stored[f"{name}_values"] = bitmask.encode(tensor)
+        else:
+            stored[name] = tensor
+    return stored, tied
+
+
+def load(path: Path | str) -> PreTrainedModel:
+    """Load an artifact in evaluation mode, exactly as `from_pretrained` does.
+
+    Raises:
+        UserError: the directory holds no artifact, or files that are not loaded (pickles).
+    """
+    import transformers
+
+    import compress_exp.hf  # noqa: F401
+    from compress_exp.config import UserError
+    from compress_exp.models.loading import check_weights
+
+    transformers.utils.logging.disable_progress_bar()
+    directory = Path(path)
+    check_weights(directory, "artifact")
+    config = json.loads((directory / "config.json").read_text())
+    architecture = (config.get("architectures") or [""])[0]
+    cls = getattr(transformers, architecture, None)
+    if cls is None or not issubclass(cls, transformers.PreTrainedModel):
+        raise UserError(f"artifact: {architecture!r} in {directory}/config.json is no architecture of transformers")
+    model = cls.from_pretrained(directory, use_safetensors=True).eval()
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is not None and not config["quantization_config"]["int8_linear"]:
+        quantizer.remove_quantization_config(model)
+    return model

@@ -1,0 +1,123 @@
+"""Our storage format in transformers: import this module once, then `from_pretrained` reads every artifact.
+
+Students and other plain architectures need no import; pruned and quantized artifacts name this format in the
+`quantization_config` of their config.json.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.core_model_loading import ConversionOps
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from compress_exp.export import bitmask
+from compress_exp.layers.int8 import Int8Embedding, Int8Linear
+from compress_exp.layers.surgery import mark_pruned, replace_module
+from compress_exp.models.families.base import is_conv1d
+
+
+@register_quantization_config("compress_exp")
+class CompressExpConfig(QuantizationConfigMixin):
+    """How an artifact's tensors are stored (written by `compress_exp.export.artifact.save`)."""
+
+    def __init__(
+        self,
+        format: int,
+        int8_linear: list[str],
+        int8_embedding: list[str],
+        pruned: list[str],
+        tied: dict[str, str],
+        quant_method: str = "compress_exp",
+    ) -> None:
+        if format != 1:
+            raise ValueError(f"artifact format {format} is newer than this release of compress_exp reads (1)")
+        self.quant_method = quant_method
+        self.format = format
+        self.int8_linear = int8_linear
+        self.int8_embedding = int8_embedding
+        self.pruned = pruned
+        self.tied = tied
+
+
+class Unpack(ConversionOps):
+    """A bitmask and its values back to the dense tensor of the parameter."""
+
+    def __init__(self, quantizer: CompressExpQuantizer) -> None:
+        self.quantizer = quantizer
+
+    def convert(  # type: ignore[override]
+        self,
+        input_dict: dict[str, Any],
+        source_patterns: list[str] | None = None,
+        target_patterns: list[str] | None = None,
+        full_layer_name: str = "",
+        model: nn.Module | None = None,
+        config: Any = None,
+        missing_keys: Any = None,
+    ) -> dict[str, Tensor]:
+        """Decode one tensor; transformers hands over the pieces by their suffix."""
+        assert model is not None
+        pieces = {name: value[0] if isinstance(value, list) else value for name, value in input_dict.items()}
+        owner, _, name = full_layer_name.rpartition(".")
+        shape = getattr(model.get_submodule(owner), name).shape
+        return {"weight": bitmask.decode(pieces["weight_bitmask"].cpu(), pieces["weight_values"].cpu(), shape)}
+
+
+@register_quantizer("compress_exp")
+class CompressExpQuantizer(HfQuantizer):
+    """Swaps int8 modules in before the weights are read, ties and marks after."""
+
+    quantization_config: CompressExpConfig
+    serialized_names = {"weight": ["weight_bitmask", "weight_values"]}
+
+    def get_load_operations(self) -> dict[str, type[ConversionOps]]:
+        """How transformers turns stored tensors into parameters."""
+        return {"deserialize": Unpack}
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
+        with torch.device("meta"):
+            for name in self.quantization_config.int8_linear:
+                replace_module(model, name, _int8_linear(model.get_submodule(name)))
+            for name in self.quantization_config.int8_embedding:
+                replace_module(model, name, _int8_embedding(model.get_submodule(name)))
+        for name in self.quantization_config.tied:
+            # transformers ties Parameters only; ours are tied after loading.
+            model.all_tied_weights_keys.pop(f"{name}.weight", None)
+            model._keys_to_ignore_on_load_missing.add(rf"^{re.escape(name)}\.weight(_scale)?$")
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        for name, source in self.quantization_config.tied.items():
+            holder, owner = model.get_submodule(name), model.get_submodule(source)
+            holder.weight, holder.weight_scale = owner.weight, owner.weight_scale
+        for name in self.quantization_config.pruned:
+            mark_pruned(model.get_submodule(name))
+        return model
+
+    def is_serializable(self) -> bool:
+        """`save_pretrained` would write another layout; `compress_exp.export.artifact.save` writes ours."""
+        return False
+
+    @property
+    def is_trainable(self) -> bool:
+        """Masks and fake quantizers are gone: an artifact is trained further as a stage's parent only."""
+        return False
+
+
+def _int8_linear(module: nn.Module) -> Int8Linear:
+    if is_conv1d(module):
+        return Int8Linear(module.nx, module.nf, bias=True)  # type: ignore[arg-type]
+    assert isinstance(module, nn.Linear)
+    return Int8Linear(module.in_features, module.out_features, bias=module.bias is not None)
+
+
+def _int8_embedding(module: nn.Module) -> Int8Embedding:
+    assert isinstance(module, nn.Embedding)
+    scale = float(getattr(module, "embed_scale", 1.0))
+    return Int8Embedding(module.num_embeddings, module.embedding_dim, module.padding_idx, scale)

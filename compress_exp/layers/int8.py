@@ -1,0 +1,170 @@
+"""Modules of an int8 model: weights stored as int8 with scales, inputs on a fixed uint8 grid.
+
+y = S_w · S_x · Σ W_q (clamp(round(x / S_x) + Z_x, 0, 255) − Z_x) + b, with W_q in ±127, one scale per output channel,
+and one scale and zero point per input tensor. Two ways to the same numbers: integer kernels of oneDNN (u8·s8, weights
+packed once), and a reference in floats (what exporters see, and what runs where the kernels are missing or gradients
+are wanted).
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.jit._trace import is_tracing
+from torch.nn import functional
+
+LOW, HIGH = 0, 255
+LIMIT = 127
+
+
+def quantize_rows(weight: Tensor, scale: Tensor) -> Tensor:  # (out, in), (out,) -> int8 (out, in)
+    """The int8 grid points nearest to the rows of a matrix, by the arithmetic of `fake_quantize_per_channel_affine`."""
+    inverse = (1.0 / scale.float()).unsqueeze(1)
+    return (weight.float() * inverse).round().clamp(-LIMIT, LIMIT).to(torch.int8)
+
+
+@functools.cache
+def kernels_available() -> bool:
+    """Whether this CPU multiplies u8·s8 in hardware (VNNI or AMX) and PyTorch's kernel for it is exact here.
+
+    Without those instructions the kernel either saturates or runs a reference loop thousands of times slower.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set()
+    if not flags & {"avx512_vnni", "avx_vnni", "amx_int8"}:
+        return False
+    try:
+        weight = torch.full((16, 64), -LIMIT, dtype=torch.int8)
+        packed = torch.ops.onednn.qlinear_prepack(weight, None)
+        codes = torch.full((2, 64), HIGH, dtype=torch.uint8)
+        return bool((_multiply(codes, 1.0, 0, packed, torch.ones(16), None) == -64.0 * LIMIT * HIGH).all())
+    except (RuntimeError, AttributeError):
+        return False
+
+
+def _multiply(
+    codes: Tensor, scale: float, zero_point: int, packed: Tensor, weight_scale: Tensor, bias: Tensor | None
+) -> Tensor:  # uint8 (..., in) -> float (..., out)
+    zeros = torch.zeros(weight_scale.numel(), dtype=torch.int32)
+    return torch.ops.onednn.qlinear_pointwise(
+        codes, scale, zero_point, packed, weight_scale, zeros, bias, 1.0, 0, torch.float32, "none", [], ""
+    )
+
+
+class Int8Linear(nn.Module):
+    """A linear layer with packed weights and a static input grid.
+
+    Args:
+        in_features: width of the input.
+        out_features: width of the output.
+        bias: whether there is a bias.
+    """
+
+    weight: Tensor
+    weight_scale: Tensor
+    input_scale: Tensor
+    input_zero_point: Tensor
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.register_buffer("weight", torch.zeros(out_features, in_features, dtype=torch.int8))
+        self.register_buffer("weight_scale", torch.ones(out_features))
+        self.register_buffer("input_scale", torch.ones(()))
+        self.register_buffer("input_zero_point", torch.zeros((), dtype=torch.int32))
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        self._ready: tuple[Any, ...] | None = None
+
+    @classmethod
+    def from_float(
+        cls, weight: Tensor, bias: Tensor | None, weight_scale: Tensor, input_scale: Tensor, input_zero_point: Tensor
+    ) -> Self:  # weight (out, in), weight_scale (out,)
+        """Quantize a float matrix on given grids."""
+        layer = cls(weight.shape[1], weight.shape[0], bias is not None)
+        layer.weight = quantize_rows(weight.detach(), weight_scale)
+        layer.weight_scale = weight_scale.detach().float().clone()
+        layer.input_scale = input_scale.detach().float().reshape(()).clone()
+        layer.input_zero_point = input_zero_point.detach().to(torch.int32).reshape(()).clone()
+        if bias is not None:
+            layer.bias = nn.Parameter(bias.detach().float().clone())
+        return layer
+
+    def forward(self, inputs: Tensor) -> Tensor:  # (..., in) -> (..., out)
+        """Apply the layer; the result has the type of the input."""
+        observed = torch.is_grad_enabled() or is_tracing() or torch.compiler.is_compiling()
+        if observed or inputs.device.type != "cpu" or not kernels_available():
+            return self.reference(inputs)
+        scale, zero_point, inverse, packed = self._packed()
+        codes = (inputs.float() * inverse).round_().add_(zero_point).clamp_(LOW, HIGH).to(torch.uint8)
+        return _multiply(codes, scale, zero_point, packed, self.weight_scale, self.bias).to(inputs.dtype)
+
+    def reference(self, inputs: Tensor) -> Tensor:
+        """The same layer in floating point: the input rounded to its grid, the weights unpacked."""
+        scale, zero_point = float(self.input_scale), int(self.input_zero_point)
+        rounded = torch.fake_quantize_per_tensor_affine(inputs.float(), scale, zero_point, LOW, HIGH)
+        weight = self.weight.float() * self.weight_scale.unsqueeze(1)
+        return functional.linear(rounded, weight, self.bias).to(inputs.dtype)
+
+    def _packed(self) -> tuple[float, int, float, Tensor]:
+        sources = (self.weight, self.input_scale, self.input_zero_point)
+        versions = [0 if tensor.is_inference() else tensor._version for tensor in sources]
+        ready = self._ready
+        if ready is None or versions != ready[1] or any(a is not b for a, b in zip(sources, ready[0], strict=True)):
+            scale, zero_point = float(self.input_scale), int(self.input_zero_point)
+            packed = torch.ops.onednn.qlinear_prepack(self.weight, None)
+            self._ready = ready = (sources, versions, (scale, zero_point, 1.0 / scale, packed))
+        return ready[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_ready": None}
+
+    def extra_repr(self) -> str:
+        """Widths, for printing."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class Int8Embedding(nn.Module):
+    """An embedding with int8 rows, one scale each.
+
+    Args:
+        num_embeddings: rows.
+        embedding_dim: width of a row.
+        padding_idx: kept for callers that read it.
+        embed_scale: a factor on the result (BART's scaled embedding).
+    """
+
+    weight: Tensor
+    weight_scale: Tensor
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, embed_scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.padding_idx, self.embed_scale = padding_idx, embed_scale
+        self.register_buffer("weight", torch.zeros(num_embeddings, embedding_dim, dtype=torch.int8))
+        self.register_buffer("weight_scale", torch.ones(num_embeddings))
+
+    @classmethod
+    def from_float(
+        cls, weight: Tensor, weight_scale: Tensor, padding_idx: int | None = None, embed_scale: float = 1.0
+    ) -> Self:  # (num, dim), (num,)
+        """Quantize a float matrix on given grids."""
+        layer = cls(weight.shape[0], weight.shape[1], padding_idx, embed_scale)
+        layer.weight = quantize_rows(weight.detach(), weight_scale)
+        layer.weight_scale = weight_scale.detach().float().clone()
+        return layer
+
+    def forward(self, ids: Tensor) -> Tensor:  # (...) -> (..., dim)
+        """Look rows up and unpack them."""
+        scale = functional.embedding(ids, self.weight_scale.unsqueeze(1))
+        rows = functional.embedding(ids, self.weight).float() * scale
+        return rows if self.embed_scale == 1.0 else rows * self.embed_scale
+
+    def extra_repr(self) -> str:
+        """Sizes, for printing."""
+        return f"{self.num_embeddings}, {self.embedding_dim}, embed_scale={self.embed_scale}"

@@ -1,0 +1,51 @@
+"""The measuring process: reads a job, does it, writes the answer. Started by `compress_exp.measure.measure` only."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask Linux to kill this process when its parent is gone, so that none goes on measuring beside the next one."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() != parent:
+            sys.exit(1)
+
+
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """Do a job of one of the two kinds."""
+    if job["what"] == "memory":
+        from compress_exp.measure.memory import peak
+
+        return dict(peak(job))
+    from compress_exp.measure.comparison import compare
+
+    return compare(job)
+
+
+def main(path: str) -> None:
+    """Do the job of a file and write `answer.json` beside it."""
+    job = json.loads(Path(path).read_text())
+    die_with_parent(job["parent"])
+    warnings.filterwarnings("ignore")
+    try:
+        answer: dict[str, Any] = {"result": work(job)}
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}:{frame.lineno}"
+        answer = {"error": str(error), "type": type(error).__name__, "where": where}
+        answer["traceback"] = traceback.format_exc()
+    Path(path).with_name(f"{Path(path).stem}.answer.json").write_text(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

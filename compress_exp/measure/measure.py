@@ -1,0 +1,145 @@
+"""Measure an artifact beside its baseline, in fresh processes, one measurement at a time on a host."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from compress_exp.config import UserError
+from compress_exp.store import Store
+
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+
+
+class MeasureError(RuntimeError):
+    """A measuring process failed; the message is one line, the traceback is a note."""
+
+
+def measure(
+    artifact: Path,
+    baseline: Path,
+    task_config: dict[str, Any],
+    hardware_config: dict[str, Any],
+    keys: dict[str, str],
+    evaluations: Path,
+    deploy: Path,
+) -> dict[str, Any]:
+    """Everything that a record says about an artifact on a hardware profile.
+
+    Args:
+        artifact: the directory that is measured, as loaded from disk.
+        baseline: the directory of the dense model.
+        task_config: the resolved `task` node.
+        hardware_config: the resolved `hardware` node.
+        keys: the keys of both in the store: "artifact" and "baseline".
+        evaluations: the directory of what is kept: evaluations, the baseline's export and memory.
+        deploy: the directory that the artifact's deployed files are written to.
+
+    Returns:
+        The blocks quality, size, latency, memory, energy, runtime and flags.
+
+    Raises:
+        UserError: the task or the hardware cannot be used.
+        MeasureError: a process failed.
+    """
+    threads = int(hardware_config.get("threads", 1))
+    job = {
+        "what": "comparison",
+        "artifact": str(artifact.resolve()),
+        "baseline": str(baseline.resolve()),
+        "task": task_config,
+        "hardware": hardware_config,
+        "keys": keys,
+        "evaluations": str(evaluations.resolve()),
+        "deploy": str(deploy.resolve()),
+        "progress": sys.stderr.isatty(),
+    }
+    with host_lock():
+        blocks = run_child(job, None)
+        jobs: dict[str, dict[str, Any]] = blocks.pop("memory_jobs")
+        with ThreadPoolExecutor() as pool:
+            own = pool.submit(run_child, {"what": "memory", **jobs["artifact"]}, threads)
+            dense = pool.submit(_kept_memory, Store(evaluations), keys["baseline"], jobs["baseline"], threads)
+            memory, baseline_memory = own.result(), dense.result()
+    blocks["memory"] = {**memory, **{f"baseline_{name}": value for name, value in baseline_memory.items()}}
+    return blocks
+
+
+def host_lock() -> FileLock:
+    """The lock that keeps measurements of one user on one host apart."""
+    user = os.getuid() if hasattr(os, "getuid") else "all"
+    return FileLock(Path(tempfile.gettempdir()) / f"compress_exp-measure-{user}.lock")
+
+
+def _kept_memory(store: Store, key: str, job: dict[str, Any], threads: int) -> dict[str, Any]:
+    """The baseline's memory, from the cache or measured now."""
+
+    def build(directory: Path) -> dict[str, Any]:
+        (directory / "memory.json").write_text(json.dumps(run_child({"what": "memory", **job}, threads)))
+        return {}
+
+    conditions = {name: value for name, value in job.items() if name not in ("directory", "special")}
+    directory = store.get({"kind": "memory", "artifact": key, **conditions}, build, "memory")
+    kept: dict[str, Any] = json.loads((directory / "memory.json").read_text())
+    return kept
+
+
+def run_child(job: dict[str, Any], threads: int | None) -> dict[str, Any]:
+    """Do a job in a fresh process and return its answer.
+
+    Args:
+        job: see `compress_exp.measure.child`.
+        threads: sets the thread pools' own limits; None leaves them.
+
+    Raises:
+        UserError: the job's own, told again.
+        MeasureError: any other failure, or a process that died.
+    """
+    quiet = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    path = os.pathsep.join(filter(None, [str(PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, **quiet, "PYTHONPATH": path}
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    with tempfile.TemporaryDirectory(prefix="compress_exp-") as directory:
+        file = Path(directory) / "job.json"
+        file.write_text(json.dumps({**job, "parent": os.getpid()}))
+        process = subprocess.Popen([sys.executable, "-m", "compress_exp.measure.child", str(file)], env=environment)
+        try:
+            code = process.wait()
+        finally:
+            process.kill()
+        answer = file.with_name("job.answer.json")
+        if not answer.is_file():
+            raise MeasureError(f"measuring {_subject(job)} failed: its process {_death(code)}")
+        return _result(json.loads(answer.read_text()), job)
+
+
+def _subject(job: dict[str, Any]) -> str:
+    return str(job.get("artifact") or job["directory"])
+
+
+def _death(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "was killed (out of memory?)"
+    return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _result(answer: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
+    if "result" in answer:
+        result: dict[str, Any] = answer["result"]
+        return result
+    if answer["type"] == "UserError":
+        raise UserError(answer["error"])
+    first = (answer["error"].strip().splitlines() or [""])[0]
+    error = MeasureError(f"measuring {_subject(job)} failed: {answer['type']}: {first} ({answer['where']})")
+    error.add_note(answer["traceback"])
+    raise error

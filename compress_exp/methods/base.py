@@ -1,0 +1,164 @@
+"""What a compression technique is: hyperparameters and the moments at which it touches a model."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from compress_exp.config import FieldError, TrainConfig, UserError, check_number
+from compress_exp.losses.base import Loss
+from compress_exp.methods.select import Select
+from compress_exp.models.families.base import Family
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from compress_exp.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a model before it exists; a stage's `check` turns the parent's facts into its own.
+
+    Attributes:
+        family: its architecture.
+        layers: layers of each stack.
+        vocabulary: entries of its embedding; None until a tokenizer is trained.
+        pruned: some of its zeros are to be kept.
+        packed: the name of the method that packed its weights, after which nothing trains.
+        first: no stage has run yet.
+    """
+
+    family: Family
+    layers: dict[str, int]
+    vocabulary: int | None
+    pruned: bool = False
+    packed: str | None = None
+    first: bool = True
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method may use beside the model."""
+
+    family: Family
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    seed: int
+    device: torch.device
+    baseline: Callable[[], PreTrainedModel]
+    pretrained: Callable[[], PreTrainedModel]
+    calibration: Callable[[int], list[dict[str, Tensor]]]
+    directory: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """One technique; all its state lives in the model.
+
+    Attributes:
+        name: how tables call it, family/variant.
+        train: its training budget; `max_steps=0` makes it post-training.
+        select: the weights that it works on.
+        start: progress of the stage at which it begins.
+        end: progress of the stage at which it is done.
+        rounds: how often the budget is repeated; progress is held at r/rounds through round r.
+        loss: what its training minimises; null takes the root's `loss`.
+    """
+
+    name: str
+    train: TrainConfig
+    select: Select = field(default_factory=Select)
+    start: float = 0.0
+    end: float = 1.0
+    rounds: int = 1
+    loss: Loss | None = None
+
+    version: ClassVar[int] = 1
+    preserves_sparsity: ClassVar[bool] = True
+    integer: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_number("start", self.start, 0, 1)
+        check_number("end", self.end, 0, 1)
+        if self.start > self.end:
+            raise FieldError("start", f"{self.start} lies after end={self.end}")
+        check_number("rounds", self.rounds, 1)
+        if self.rounds > 1 and not self.trains:
+            raise FieldError("rounds", f"{self.rounds} rounds need training; set train.max_steps above 0 or rounds=1")
+
+    @property
+    def family(self) -> str:
+        """The family that it belongs to: prune, quant, distill, factorize, share or finetune."""
+        return self.name.partition("/")[0]
+
+    @property
+    def trains(self) -> bool:
+        """Whether it has a training budget."""
+        return self.train.max_steps != 0 and not (self.train.max_steps is None and self.train.epochs == 0)
+
+    @property
+    def starts_from(self) -> str:
+        """What it compresses: "parent", "pretrained" or "other" (a model of its own)."""
+        return "parent"
+
+    def identity(self) -> dict[str, Any]:
+        """What decides its result, for the key of the artifact."""
+        content: dict[str, Any] = {"method": f"{type(self).__module__}.{type(self).__qualname__}", "version": self.version}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            content[item.name] = value.identity() if hasattr(value, "identity") else value
+        del content["name"]
+        if not self.trains:
+            content |= {"train": None, "loss": None}
+        return content
+
+    def check(self, facts: Facts) -> Facts:
+        """Refuse, in one sentence, a parent that this method cannot take; tell what comes out.
+
+        Raises:
+            UserError: naming the method and what to do.
+        """
+        if facts.packed and self.starts_from == "parent":
+            raise UserError(f"method.{self.family}: nothing can follow {facts.packed}, whose weights are packed; put it last")
+        if facts.pruned and not self.preserves_sparsity:
+            raise UserError(f"method.{self.family}: {self.name} would undo the pruning before it; put it first")
+        return replace(facts, first=False)
+
+    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
+        """Insert masks, fake quantizers or factors; or return another model."""
+        return model
+
+    def parameter_groups(self, model: PreTrainedModel) -> list[dict[str, Any]]:
+        """Parameters of its own with their own learning rate, in the optimiser's format."""
+        return []
+
+    def penalty(self, model: PreTrainedModel, progress: float) -> Tensor | None:
+        """A term added to the loss."""
+        return None
+
+    def step(self, model: PreTrainedModel, progress: float) -> None:
+        """After backward, before the optimiser step; progress is (step + 1) / steps, the last call gets exactly 1."""
+
+    def after_step(self, model: PreTrainedModel, learning_rate: float) -> None:
+        """After the optimiser step."""
+
+    def convert(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Make it permanent: ordinary modules, or modules of `layers/`."""
+        return model
+
+    def curves(self, model: PreTrainedModel) -> dict[str, float]:
+        """Numbers worth a curve."""
+        return {}
+
+    def share(self, progress: float) -> float:
+        """The stage's progress as this method's own, from 0 at `start` to 1 at `end`."""
+        if progress >= self.end:
+            return 1.0
+        return max(0.0, (progress - self.start) / (self.end - self.start))

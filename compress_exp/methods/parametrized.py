@@ -1,0 +1,87 @@
+"""Weights that pass through masks and fake quantizers while they train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from compress_exp.layers.surgery import mark_pruned, pruned_modules
+from compress_exp.methods.select import Target, original
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Mask(nn.Module):
+    """M ⊙ W: zeros that stay zeros whatever the optimiser does behind them.
+
+    Attributes:
+        mask: what is kept, bool, in the weight's shape.
+        owner: the name of the method that moves the mask; empty where it only locks what an earlier stage pruned.
+    """
+
+    mask: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.owner = ""
+        self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Zero what is masked."""
+        return weight * self.mask
+
+
+def attach(target: Target, module: nn.Module) -> None:
+    """Let a weight pass through `module`, the same one on every holder of a tied weight."""
+    for holder in target.modules:
+        parametrize.register_parametrization(holder, "weight", module)
+
+
+def attached(module: nn.Module, kind: type[Module]) -> Module | None:
+    """The parametrization of that kind on a module's weight, if there is one."""
+    parametrizations = getattr(module, "parametrizations", None)
+    if parametrizations is None or "weight" not in parametrizations:
+        return None
+    return next((item for item in parametrizations["weight"] if isinstance(item, kind)), None)
+
+
+def parametrized(model: nn.Module) -> Iterator[nn.Module]:
+    """The modules whose weight passes through something."""
+    return (module for module in model.modules() if parametrize.is_parametrized(module, "weight"))
+
+
+def lock(model: nn.Module) -> None:
+    """Mask what earlier stages pruned, wherever no mask is yet; tied weights get one mask."""
+    masks: dict[int, Mask] = {}
+    for _, module in list(pruned_modules(model)):
+        if attached(module, Mask) is not None:
+            continue
+        weight = original(module)
+        if id(weight) not in masks:
+            masks[id(weight)] = Mask(weight)
+            masks[id(weight)].mask.copy_(weight != 0)
+        parametrize.register_parametrization(module, "weight", masks[id(weight)])
+
+
+def mark_masked(model: nn.Module) -> None:
+    """Mark every module whose mask holds zeros, so that its zeros outlive the mask."""
+    for module in parametrized(model):
+        mask = attached(module, Mask)
+        if mask is not None and not bool(mask.mask.all()):
+            mark_pruned(module)
+
+
+def bake(model: nn.Module) -> None:
+    """Make every parametrized weight an ordinary parameter with its present value; tied weights stay tied."""
+    holders: dict[int, list[nn.Module]] = {}
+    for module in parametrized(model):
+        holders.setdefault(id(original(module)), []).append(module)
+    for modules in holders.values():
+        value = modules[0].weight.detach().clone()  # type: ignore[operator]
+        for module in modules:
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+        modules[0].weight.data.copy_(value)  # type: ignore[union-attr, arg-type]

@@ -1,0 +1,26 @@
+"""Weights in bfloat16: two bytes each, no training, no loss that a metric would see; what int8 has to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from compress_exp.methods.base import Facts, Method
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class BFloat16(Method):
+    """Round every parameter to bfloat16; the runtime computes in bfloat16 too."""
+
+    def check(self, facts: Facts) -> Facts:
+        """Rounded weights take no further training."""
+        return replace(super().check(facts), packed=self.name)
+
+    def convert(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Round."""
+        return model.to(torch.bfloat16)

@@ -1,0 +1,101 @@
+"""Which weights a method works on, chosen by role and by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from compress_exp.config import FieldError
+from compress_exp.models.families.base import Family, roles
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+OUTSIDE_BLOCKS = ("embedding", "position_embedding", "relative_bias", "head")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Select:
+    """The weights that a method works on; by default every projection of every block.
+
+    Attributes:
+        roles: roles to take ("query", "ffn_in", "cross.key", "embedding", "head" …); null takes every projection of
+            the blocks and leaves embeddings, heads, norms and biases alone.
+        include: shell patterns of module names; only matching ones are taken.
+        exclude: shell patterns of module names that are left out.
+    """
+
+    roles: tuple[str, ...] | None = None
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.include:
+            raise FieldError("include", "an empty list selects nothing; leave it out to take every module")
+
+    def identity(self) -> dict[str, object]:
+        """What decides the selection, for the key of the artifact."""
+        return {"roles": self.roles, "include": self.include, "exclude": self.exclude}
+
+    def takes(self, name: str, role: str) -> bool:
+        """Whether the module of that name and role is selected."""
+        wanted = role in self.roles if self.roles is not None else role not in OUTSIDE_BLOCKS
+        included = any(fnmatchcase(name, pattern) for pattern in self.include)
+        return wanted and included and not any(fnmatchcase(name, pattern) for pattern in self.exclude)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One weight with every module that holds it (tied weights have several holders, and are taken once).
+
+    Attributes:
+        names: the holders' names.
+        role: the first holder's role.
+        modules: the holders.
+    """
+
+    names: tuple[str, ...]
+    role: str
+    modules: tuple[nn.Module, ...]
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight as the model sees it: masked, fake-quantized, …"""
+        weight: Tensor = self.modules[0].weight  # type: ignore[assignment]
+        return weight
+
+
+def targets(model: PreTrainedModel, family: Family, select: Select) -> list[Target]:
+    """The selected weights, each once, in the order of the modules.
+
+    Raises:
+        FieldError: no weight matched.
+    """
+    holders: dict[int, list[tuple[str, str, nn.Module]]] = {}
+    for name, (role, module) in roles(model, family).items():
+        holders.setdefault(id(original(module)), []).append((name, role, module))
+    found = [
+        Target(tuple(name for name, _, _ in group), group[0][1], tuple(module for _, _, module in group))
+        for group in holders.values()
+        if any(select.takes(name, role) for name, role, _ in group)
+    ]
+    if not found:
+        raise FieldError("select", f"no weight matched; roles of this model: {', '.join(sorted(known_roles(model, family)))}")
+    return found
+
+
+def known_roles(model: PreTrainedModel, family: Family) -> set[str]:
+    """The roles that occur in a model."""
+    return {role for role, _ in roles(model, family).values()}
+
+
+def original(module: nn.Module) -> Tensor:
+    """The trained tensor behind a module's weight, whatever parametrizes it."""
+    parametrizations = getattr(module, "parametrizations", None)
+    if parametrizations is not None and "weight" in parametrizations:
+        tensor: Tensor = parametrizations["weight"].original
+        return tensor
+    return module.weight  # type: ignore[return-value]

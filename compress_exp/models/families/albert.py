@@ -1,0 +1,23 @@
+"""ALBERT (Lan et al. 2020, arXiv:1909.11942): one block that serves every layer."""
+
+from compress_exp.models.families.base import Family, Stack
+
+FAMILY = Family(
+    kind="encoder",
+    stacks=(
+        Stack(
+            name="encoder",
+            blocks=r"encoder\.albert_layer_groups\.\d+\.albert_layers",
+            count="num_hidden_layers",
+            shared=True,
+        ),
+    ),
+    roles={
+        "attention.query": "query",
+        "attention.key": "key",
+        "attention.value": "value",
+        "attention.dense": "attention_output",
+        "ffn": "ffn_in",
+        "ffn_output": "ffn_out",
+    },
+)

@@ -1,0 +1,110 @@
+"""What a family of architectures is: where its blocks, projections and embeddings are, by name.
+
+A family is a file named after the `model_type` of its configuration, holding one constant `FAMILY`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from compress_exp.config import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SUPPORTED = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """A stack of equal blocks.
+
+    Attributes:
+        name: "encoder" or "decoder".
+        blocks: where the list of blocks is in the module's name, as a regular expression without the index.
+        count: the configuration's attribute with the number of layers.
+        shared: one block serves every layer (ALBERT): fewer layers change the count, not the weights.
+    """
+
+    name: str
+    blocks: str
+    count: str
+    shared: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Where the parts of an architecture are.
+
+    Attributes:
+        kind: "encoder", "decoder" or "encoder_decoder".
+        stacks: its stacks of blocks.
+        roles: a module's name within its block -> the role that it plays.
+    """
+
+    kind: str
+    stacks: tuple[Stack, ...]
+    roles: dict[str, str]
+
+    def stack_of(self, name: str) -> Stack | None:
+        """The stack in whose blocks the named module lies."""
+        return next((stack for stack in self.stacks if re.search(rf"(^|\.){stack.blocks}\.\d+\.", name)), None)
+
+    def role(self, name: str, module: nn.Module) -> str | None:
+        """The role of a module: a projection's role, "embedding", "position_embedding", "head", or None."""
+        if stack := self.stack_of(name):
+            inner = re.split(rf"(?:^|\.){stack.blocks}\.\d+\.", name, maxsplit=1)[1]
+            if inner in self.roles:
+                return self.roles[inner]
+            return "relative_bias" if isinstance(module, nn.Embedding) else None
+        if isinstance(module, nn.Embedding):
+            word = re.search(r"(word_embeddings|wte|shared|embed_tokens)$", name)
+            return "embedding" if word else "position_embedding"
+        return "head" if is_linear(module) else None
+
+
+def is_linear(module: nn.Module) -> bool:
+    """A Linear, or GPT-2's Conv1D, which is a Linear with a transposed weight."""
+    return isinstance(module, nn.Linear) or is_conv1d(module)
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """GPT-2's Conv1D (weight: in × out), also while its weight is parametrized."""
+    return any(cls.__name__ == "Conv1D" for cls in type(module).__mro__)
+
+
+def output_axis(module: nn.Module) -> int:
+    """The axis of output channels in the module's weight: 1 for Conv1D, else 0 (an embedding's rows)."""
+    return 1 if is_conv1d(module) else 0
+
+
+def family_of(model_type: str, key: str = "model") -> Family:
+    """The family of a transformers `model_type`.
+
+    Raises:
+        UserError: no file of that name in `compress_exp/models/families`.
+    """
+    if not re.fullmatch(r"[a-z0-9_]+", model_type) or model_type == "base":
+        raise UserError(f"{key}: {model_type!r} is no model type; allowed: {', '.join(SUPPORTED)}")
+    try:
+        module = importlib.import_module(f"compress_exp.models.families.{model_type}")
+    except ModuleNotFoundError as error:
+        raise UserError(f"{key}: models of type {model_type!r} are not supported; allowed: {', '.join(SUPPORTED)}") from error
+    family: Family = module.FAMILY
+    return family
+
+
+def layer_counts(config: Any, family: Family) -> dict[str, int]:
+    """The number of layers of each stack, by the stack's name."""
+    return {stack.name: int(getattr(config, stack.count)) for stack in family.stacks}
+
+
+def roles(model: PreTrainedModel, family: Family) -> dict[str, tuple[str, nn.Module]]:
+    """Every module that plays a role: name -> (role, module)."""
+    found = ((name, family.role(name, module), module) for name, module in model.named_modules())
+    return {name: (role, module) for name, role, module in found if role}

@@ -1,0 +1,16 @@
+"""BERT (Devlin et al. 2019, arXiv:1810.04805)."""
+
+from compress_exp.models.families.base import Family, Stack
+
+FAMILY = Family(
+    kind="encoder",
+    stacks=(Stack(name="encoder", blocks=r"encoder\.layer", count="num_hidden_layers"),),
+    roles={
+        "attention.self.query": "query",
+        "attention.self.key": "key",
+        "attention.self.value": "value",
+        "attention.output.dense": "attention_output",
+        "intermediate.dense": "ffn_in",
+        "output.dense": "ffn_out",
+    },
+)

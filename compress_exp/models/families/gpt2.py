@@ -1,0 +1,14 @@
+"""GPT-2 (Radford et al. 2019): its projections are Conv1D modules, whose weight is in × out."""
+
+from compress_exp.models.families.base import Family, Stack
+
+FAMILY = Family(
+    kind="decoder",
+    stacks=(Stack(name="decoder", blocks=r"h", count="n_layer"),),
+    roles={
+        "attn.c_attn": "query_key_value",
+        "attn.c_proj": "attention_output",
+        "mlp.c_fc": "ffn_in",
+        "mlp.c_proj": "ffn_out",
+    },
+)

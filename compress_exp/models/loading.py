@@ -1,0 +1,221 @@
+"""The model one starts from: the hub, a local directory, or a tiny architecture trained from scratch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress_exp.config import UserError, check_number
+from compress_exp.models.families.base import Family, family_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from compress_exp.tasks.base import Task
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
+WANTED = ["*.safetensors", "*.json", "*.txt", "*.model"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A Hugging Face architecture with its tokenizer.
+
+    Attributes:
+        name: how tables call it.
+        hub: its name on the Hugging Face hub.
+        revision: commit or tag on the hub.
+        path: a local directory of Hugging Face weights; wins over `hub`.
+        architecture: arguments of the configuration class, `model_type` among them: random weights, with a
+            tokenizer of `vocabulary` entries trained on the task's text.
+        vocabulary: entries of that tokenizer.
+        finetuned: the checkpoint already is the baseline; nothing is trained before compression.
+        learning_rate: the rate at which this architecture trains well (`train.learning_rate` starts from it).
+    """
+
+    name: str
+    hub: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    architecture: dict[str, Any] | None = None
+    vocabulary: int = 1000
+    finetuned: bool = False
+    learning_rate: float = 5e-5
+
+    def __post_init__(self) -> None:
+        check_number("learning_rate", self.learning_rate, 0, 1)
+        check_number("vocabulary", self.vocabulary, 300)
+
+    def check(self, key: str = "model") -> None:
+        """Look at the directory without loading it.
+
+        Raises:
+            UserError: the directory, its weights or its architecture cannot be used.
+        """
+        if self.path:
+            check_weights(Path(self.path), f"{key}.path")
+            self.family(key)
+        elif not self.hub and not self.architecture:
+            raise UserError(f"{key}.path: set a directory of Hugging Face weights, or {key}.hub to a name on the hub")
+        elif self.finetuned and not self.hub:
+            raise UserError(f"{key}.finetuned: random weights are no baseline; set {key}.path or finetuned=false")
+
+    @cached_property
+    def directory(self) -> Path | None:
+        """Where the weights lie on this machine (fetched from the hub on first use); None for random weights."""
+        if self.path:
+            return Path(self.path)
+        if not self.hub:
+            return None
+        from huggingface_hub import snapshot_download
+
+        try:
+            return Path(snapshot_download(self.hub, revision=self.revision, allow_patterns=WANTED))
+        except Exception as error:
+            raise UserError(
+                f"model.hub: {self.hub!r} could not be fetched ({type(error).__name__}); "
+                "check the name and the network, or set model.path to a local directory"
+            ) from error
+
+    def family(self, key: str = "model") -> Family:
+        """The family of the architecture."""
+        if self.architecture and not self.path and not self.hub:
+            return family_of(str(self.architecture.get("model_type")), f"{key}.architecture.model_type")
+        assert self.directory is not None
+        config = _read_json(self.directory / "config.json", f"{key}.path")
+        return family_of(str(config.get("model_type")), f"{key}.path")
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the weights and the tokenizer: their content, never where they lie."""
+        if self.directory is None:
+            return {"architecture": self.architecture, "vocabulary": self.vocabulary}
+        return {"content": directory_digest(self.directory), "finetuned": self.finetuned}
+
+    def tokenizer(self, task: Task) -> PreTrainedTokenizerBase:
+        """The checkpoint's tokenizer, or one trained on the task's training text."""
+        from transformers import AutoTokenizer
+
+        if self.directory is not None:
+            return AutoTokenizer.from_pretrained(self.directory)
+        from compress_exp.models.tokenizers import train_tokenizer
+
+        assert self.architecture is not None
+        return train_tokenizer(str(self.architecture["model_type"]), self.vocabulary, task.texts(), task.max_length)
+
+    def load(self, task: Task, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+        """The pretrained model with a head for the task, new weights seeded."""
+        import torch
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
+        auto = getattr(transformers, task.auto_class)
+        torch.manual_seed(seed)
+        if self.directory is not None:
+            model = auto.from_pretrained(self.directory, **task.config_overrides(), dtype=torch.float32)
+        else:
+            assert self.architecture is not None
+            settings = {key: value for key, value in self.architecture.items() if key != "model_type"}
+            config = transformers.AutoConfig.for_model(
+                self.architecture["model_type"],
+                vocab_size=len(tokenizer),
+                **special_ids(tokenizer, str(self.architecture["model_type"])),
+                **settings,
+                **task.config_overrides(),
+            )
+            model = auto.from_config(config)
+        if model.config.pad_token_id is None:
+            model.config.pad_token_id = tokenizer.pad_token_id
+        return model
+
+
+def read_config(model: Model) -> Any:
+    """The architecture's configuration, before any weight is read."""
+    from transformers import AutoConfig
+
+    if model.directory is not None:
+        return AutoConfig.from_pretrained(model.directory)
+    assert model.architecture is not None
+    settings = {key: value for key, value in model.architecture.items() if key != "model_type"}
+    return AutoConfig.for_model(model.architecture["model_type"], **settings)
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase, model_type: str) -> dict[str, int]:
+    """The special tokens that a configuration names, by the tokenizer's ids."""
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    ids["bos_token_id"] = tokenizer.bos_token_id
+    if model_type == "t5":
+        ids["decoder_start_token_id"] = tokenizer.pad_token_id
+    if model_type == "bart":
+        ids["decoder_start_token_id"] = tokenizer.eos_token_id
+        ids["forced_eos_token_id"] = tokenizer.eos_token_id
+    return {name: int(value) for name, value in ids.items() if value is not None}
+
+
+def check_weights(directory: Path, key: str) -> None:
+    """Require config.json and readable safetensors in a directory.
+
+    Raises:
+        UserError: naming the file; a pickle is refused by name.
+    """
+    if not directory.is_dir():
+        raise UserError(f"{key}: {str(directory)!r} is no directory; give one with config.json and model.safetensors")
+    _read_json(directory / "config.json", key)
+    weights = sorted(directory.glob("*.safetensors"))
+    if not weights:
+        pickles = [file.name for file in directory.iterdir() if file.suffix in PICKLES]
+        if pickles:
+            raise UserError(
+                f"{key}: {pickles[0]!r} in {str(directory)!r} is a pickle and is never loaded; save it as model.safetensors"
+            )
+        raise UserError(f"{key}: {str(directory)!r} has no weights; model.safetensors is needed")
+    for file in weights:
+        check_safetensors(file, key)
+
+
+def check_safetensors(file: Path, key: str) -> None:
+    """Read a safetensors header and compare it with the file's size.
+
+    Raises:
+        UserError: the file is no safetensors, or is truncated.
+    """
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(length)) if length < 100_000_000 else None
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        complete = file.stat().st_size == 8 + length + max(ends, default=0)
+    except (struct.error, ValueError, KeyError, AttributeError, TypeError):
+        raise UserError(f"{key}: {str(file)!r} is no safetensors file; pickles and other formats are not loaded") from None
+    if not complete:
+        raise UserError(f"{key}: {str(file)!r} is truncated; copy it again")
+
+
+def _read_json(file: Path, key: str) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+        return content
+    except FileNotFoundError:
+        raise UserError(f"{key}: {str(file.parent)!r} has no {file.name}; give a directory of Hugging Face weights") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{key}: {str(file)!r} cannot be read ({type(error).__name__})") from error
+
+
+def directory_digest(directory: Path) -> str:
+    """One hash of the content of the files that decide model and tokenizer."""
+    files = sorted({file for pattern in WANTED for file in directory.glob(pattern)})
+    digest = hashlib.sha256()
+    for file in files:
+        status = file.stat()
+        digest.update(f"{file.name}:{_file_digest(str(file.resolve()), status.st_size, status.st_mtime_ns)};".encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _file_digest(path: str, size: int, modified: int) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

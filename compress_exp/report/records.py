@@ -1,0 +1,66 @@
+"""Reading records: whatever lies in `outputs/runs`, broken files named and left out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+
+def read(outputs: Path, ids: Sequence[str] | None = None) -> tuple[list[Record], list[str]]:
+    """The records of these runs (all of them without `ids`), and one sentence for each file that is no record.
+
+    Records come in the order of `ids`; of two with one id (a copied directory) the first counts.
+    """
+    found: dict[str, Record] = {}
+    problems = []
+    for path in _files(outputs / "runs"):
+        try:
+            record = json.loads(path.read_text())
+            name = str(record["run"]["id"])
+            complete = all(isinstance(record[block], dict) for block in ("quality", "size", "latency"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problems.append(f"{path}: left out, it is not a readable record ({_reason(error)})")
+            continue
+        if not complete:
+            problems.append(f"{path}: left out, quality, size or latency is missing in it")
+            continue
+        found.setdefault(name, record)
+    if ids is None:
+        return list(found.values()), problems
+    return [found[name] for name in dict.fromkeys(ids) if name in found], problems
+
+
+def _files(runs: Path) -> list[Path]:
+    """Every run's record; where a directory is just being replaced (`force`), the one set aside."""
+    if not runs.is_dir():
+        return []
+    paths = []
+    for directory in sorted(runs.iterdir()):
+        aside = directory.name.startswith(".") and directory.name.endswith(".old")
+        replaced = aside and not (runs / directory.name[1:].removesuffix(".old")).exists()
+        if (replaced or not directory.name.startswith(".")) and (directory / "record.json").exists():
+            paths.append(directory / "record.json")
+    return paths
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError | TypeError):
+        return "it has no run id"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def number(node: Any, *path: str | int) -> float | None:
+    """The finite number at a path of a record, None if there is none."""
+    for part in path:
+        try:
+            node = node[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    if isinstance(node, bool) or not isinstance(node, int | float) or not math.isfinite(node):
+        return None
+    return float(node)

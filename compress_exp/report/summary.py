@@ -1,0 +1,147 @@
+"""The report: a table on the terminal, and the same with every column as CSV and Markdown."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from compress_exp.report.records import read
+from compress_exp.report.table import BASELINE, SETTING, Row, rows
+
+Format = Callable[[Row], str]
+
+
+def report(outputs: Path, ids: Sequence[str] | None = None, console: Console | None = None) -> list[Path]:
+    """Print the runs with these ids (all of them by default); write the table of all runs under `outputs/reports`.
+
+    Broken records are named in one line each and left out.
+
+    Returns:
+        The files written; none if there is no record.
+    """
+    console = console or _console()
+    everything, problems = read(outputs)
+    for problem in problems:
+        console.print(problem, markup=False, highlight=False, soft_wrap=True)
+    if not everything:
+        console.print(f"{outputs}: there are no finished runs", markup=False, soft_wrap=True)
+        return []
+    shown = everything if ids is None else read(outputs, ids)[0]
+    show(rows(shown), console)
+    paths = write(rows(everything), outputs / "reports")
+    names = " and ".join(str(path) for path in paths)
+    console.print(f"{names}: all {len(everything)} runs, every column", markup=False, highlight=False, soft_wrap=True)
+    return paths
+
+
+def show(table: Sequence[Row], console: Console) -> None:
+    """One table for each task, model, hardware and machine; columns that do not fit are left to the files."""
+    for _, group in itertools.groupby(table, key=_setting):
+        runs = list(group)
+        columns = _columns(runs)
+        cells = {name: [form(row) for row in runs] for name, form in columns.items()}
+        widths = {name: max(map(len, [name, *column])) for name, column in cells.items()}
+        for name in ("WS", "kept", "over eager", "p50 ms", "smaller"):
+            if sum(widths.values()) + 3 * len(widths) > console.width:
+                del widths[name]
+        drawn = Table(title=_title(runs), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in widths:
+            drawn.add_column(name, justify="left" if name == "run" else "right", no_wrap=name != "run", overflow="fold")
+        for index, row in enumerate(runs):
+            style = "dim" if row["run"] == BASELINE else None
+            drawn.add_row(*(escape(cells[name][index]) for name in widths), style=style)
+        console.print(drawn)
+        for row in runs:
+            if row["flags"]:
+                console.print(f"{_label(row)}: {row['flags']}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _setting(row: Row) -> list[str]:
+    return [str(row[name]) for name in SETTING]
+
+
+def _title(runs: Sequence[Row]) -> str:
+    first = runs[0]
+    title = " · ".join(str(first[name]) for name in SETTING if name != "metric" and first[name] is not None)
+    if first["batch_size"] is not None and first["length"] is not None:
+        title += f" · latency of {first['batch_size']:.0f} × {first['length']:.0f} tokens"
+    return escape(title)
+
+
+def _label(row: Row) -> str:
+    return f"{row['run']} {row['changes']}".strip()
+
+
+def _columns(runs: Sequence[Row]) -> dict[str, Format]:
+    first = runs[0]
+    metric = f"{first['metric']}{'' if first['higher_is_better'] else ' ↓'}"
+    columns: dict[str, Format] = {"run": _label}
+    if len({row["seed"] for row in runs}) > 1:
+        columns["seed"] = lambda row: str(row["seed"])
+    columns[metric] = lambda row: _quality(row["quality"])
+    columns["kept"] = lambda row: _number(row["retained"], 1, " %", 100)
+    columns["MB"] = lambda row: _number(row["artifact_bytes"], 2, "", 1e-6)
+    columns["smaller"] = lambda row: _number(row["compression_ratio"], 2, "×")
+    columns["p50 ms"] = lambda row: _number(row["p50_ms"], 2)
+    columns["faster (95 %)"] = _speedup
+    columns["over eager"] = lambda row: _number(row["speedup_over_eager"], 2, "×")
+    columns["WS"] = lambda row: _number(row["WS"], 2)
+    return columns
+
+
+def _quality(value: float | None) -> str:
+    return _number(value, 4 if value is not None and abs(value) <= 1 else 2)
+
+
+def _speedup(row: Row) -> str:
+    text = _number(row["speedup"], 2, "×")
+    if row["speedup_low"] is None or row["speedup_high"] is None:
+        return text
+    return f"{text} ({row['speedup_low']:.2f}–{row['speedup_high']:.2f})"
+
+
+def _number(value: float | None, digits: int, unit: str = "", factor: float = 1.0) -> str:
+    return "–" if value is None else f"{value * factor:.{digits}f}{unit}"
+
+
+def write(table: Sequence[Row], directory: Path) -> list[Path]:
+    """Write `table.csv` (numbers as they are) and `table.md` (as on the terminal, every column)."""
+    import pandas as pd
+
+    directory.mkdir(parents=True, exist_ok=True)
+    texts = {"table.csv": pd.DataFrame(table).to_csv(index=False), "table.md": _markdown(table)}
+    paths = []
+    for name, text in texts.items():
+        temporary = directory / f".{name}.{os.getpid()}.tmp"
+        temporary.write_text(text)
+        os.replace(temporary, directory / name)
+        paths.append(directory / name)
+    return paths
+
+
+def _markdown(table: Sequence[Row]) -> str:
+    import pandas as pd
+
+    parts: list[str] = []
+    for _, group in itertools.groupby(table, key=_setting):
+        runs = list(group)
+        columns = _columns(runs) | {"notes": lambda row: str(row["flags"])}
+        cells = [{name: form(row).replace("|", "\\|") for name, form in columns.items()} for row in runs]
+        align = ["left" if name in ("run", "notes") else "right" for name in columns]
+        text = pd.DataFrame(cells).to_markdown(index=False, disable_numparse=True, colalign=align)
+        parts.append(f"### {_title(runs)}\n\n{text}\n")
+    return "\n".join(parts)
+
+
+def _console() -> Console:
+    """The terminal's width; a pipe or a log file has none, and takes wide lines."""
+    wide = None if os.isatty(1) or "COLUMNS" in os.environ else max(140, shutil.get_terminal_size().columns)
+    return Console(width=wide)

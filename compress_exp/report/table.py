@@ -1,0 +1,142 @@
+"""Records as rows: one for each run, and one for the dense baseline that several runs share."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from compress_exp.report.records import Record, number
+from compress_exp.report.score import unit_quality, weighted_score
+
+Row = dict[str, Any]
+BASELINE = "baseline"
+SETTING = ("task", "model", "hardware", "machine", "metric")
+
+
+def rows(records: Sequence[Record]) -> list[Row]:
+    """Flat rows in the order of the records, each group of runs after its baseline.
+
+    Runs share a baseline row when task, model, hardware, machine, seed and the baseline's artifact are the same. Its
+    quality and size are in every record; its latency is the median over them, since each run timed it anew.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(json.dumps(_group(record), default=str), []).append(record)
+    table = []
+    for group in groups.values():
+        table.append(_baseline(group))
+        table += [_run(record) for record in group]
+    return sorted(table, key=lambda row: [str(row[name]) for name in SETTING])
+
+
+def _group(record: Record) -> list[Any]:
+    run = record["run"]
+    artifacts = _mapping(_mapping(record.get("origin")).get("artifacts"))
+    return [*(_setting(record)[name] for name in SETTING), run.get("seed"), artifacts.get("baseline")]
+
+
+def _setting(record: Record) -> Row:
+    run, origin = record["run"], _mapping(record.get("origin"))
+    primary = _mapping(record["quality"].get("primary"))
+    return {
+        "task": run.get("task"),
+        "model": run.get("model"),
+        "hardware": run.get("hardware"),
+        "machine": origin.get("host"),
+        "metric": primary.get("name"),
+        "higher_is_better": primary.get("higher_is_better", True),
+    }
+
+
+def _run(record: Record) -> Row:
+    run, quality, size = record["run"], record["quality"], record["size"]
+    headline = _headline(record)
+    method = run.get("method")
+    return {
+        **_setting(record),
+        "run": " → ".join(map(str, method)) if isinstance(method, list) else str(method),
+        "changes": _changes(run),
+        "id": run["id"],
+        "seed": run.get("seed"),
+        "loss": run.get("loss"),
+        "quality": number(quality, "primary", "value"),
+        "retained": number(quality, "retained"),
+        "artifact_bytes": number(size, "artifact_bytes"),
+        "compression_ratio": number(size, "compression_ratio"),
+        "deployed_bytes": number(size, "deployed_bytes"),
+        "sparsity": number(size, "sparsity"),
+        "bits_per_weight": number(size, "bits_per_weight"),
+        "batch_size": number(headline, "batch_size"),
+        "length": number(headline, "length"),
+        "p50_ms": number(headline, "p50_ms"),
+        "p99_ms": number(headline, "p99_ms"),
+        "speedup": number(headline, "speedup"),
+        "speedup_low": number(headline, "speedup_interval", 0),
+        "speedup_high": number(headline, "speedup_interval", 1),
+        "speedup_over_eager": number(headline, "speedup_over_eager"),
+        "WS": number(record, "score", "WS"),
+        "flags": "; ".join(map(str, record.get("flags") or [])),
+    }
+
+
+def _baseline(group: Sequence[Record]) -> Row:
+    first = group[0]
+    quality, size, headline = first["quality"], first["size"], _headline(first)
+    eager = [
+        over / speedup
+        for over, speedup in ((_of(record, "speedup_over_eager"), _of(record, "speedup")) for record in group)
+        if over is not None and speedup
+    ]
+    value, primary = number(quality, "baseline"), _mapping(quality.get("primary"))
+    weights = _mapping(_mapping(first.get("score")).get("weights"))
+    row = dict.fromkeys(_run(first)) | _setting(first)
+    score = None
+    if value is not None and set(weights) == {"accuracy", "compression", "speed"}:
+        unit = unit_quality(str(primary.get("name")), value, value, bool(primary.get("higher_is_better", True)))
+        score = weighted_score(unit, 1.0, 1.0, weights)
+    return row | {
+        "run": BASELINE,
+        "changes": "",
+        "seed": first["run"].get("seed"),
+        "quality": value,
+        "retained": 1.0 if value is not None else None,
+        "artifact_bytes": number(size, "baseline_artifact_bytes"),
+        "compression_ratio": 1.0,
+        "deployed_bytes": number(size, "baseline_deployed_bytes"),
+        "batch_size": number(headline, "batch_size"),
+        "length": number(headline, "length"),
+        "p50_ms": _median(_of(record, "baseline_p50_ms") for record in group),
+        "p99_ms": _median(_of(record, "baseline_p99_ms") for record in group),
+        "speedup": 1.0,
+        "speedup_over_eager": _median(eager),
+        "WS": score,
+        "flags": "",
+    }
+
+
+def _changes(run: Record) -> str:
+    """What was set for this run beside the choices that have columns of their own."""
+    own = ("method=", "model=", "task=", "hardware=", "tracking=", "seed=", "loss=", "outputs=", "hydra")
+    overrides = [str(item) for item in run.get("overrides") or []]
+    kept = [item for item in overrides if not item.startswith((*own, "task.data_dir=", "model.path="))]
+    return " ".join(item.removeprefix("method.") for item in kept)
+
+
+def _headline(record: Record) -> Record:
+    found = record["latency"].get("rows")
+    return _mapping(found[0]) if isinstance(found, list) and found else {}
+
+
+def _of(record: Record, key: str) -> float | None:
+    return number(_headline(record), key)
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def _mapping(node: Any) -> Record:
+    return node if isinstance(node, dict) else {}

@@ -1,0 +1,187 @@
+"""One experiment, top to bottom: check, build what is missing, measure what was exported, record it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+from omegaconf import DictConfig, OmegaConf
+
+from compress_exp.config import UserError, plain
+from compress_exp.pipeline import Plan, disk_bytes, plan, produce, stage_rows
+from compress_exp.store import Store, digest, locked, write_json
+
+log = logging.getLogger("compress_exp")
+SCHEMA = 1
+REQUIRED = ("schema", "run", "quality", "size", "latency", "memory", "energy", "score", "stages", "cost", "origin")
+
+
+def run(config: DictConfig) -> dict[str, Any] | None:
+    """Build, measure and record what one configuration asks for; a finished record is returned as it is.
+
+    Returns:
+        The record; None for `plan=true`.
+
+    Raises:
+        UserError: the configuration or this machine cannot do it, in one sentence.
+    """
+    planned = plan(config)
+    check_duplicates(config)
+    outputs = Path(config.outputs)
+    store = Store(outputs / "artifacts")
+    directory = outputs / "runs" / planned.run_name
+    if config.plan:
+        show_plan(planned, store, directory)
+        return None
+    record = read_record(directory)
+    if record is not None and config.force is None:
+        log.info("%-24s finished before -> %s", planned.run_name, directory / "record.json")
+        return record
+    planned.hardware.check_host(planned.facts.family.kind, planned.integer)
+    if (needed := disk_bytes(planned)) > (free := free_bytes(outputs)):
+        raise UserError(f"outputs: about {needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free; make room first")
+    with locked(directory):
+        fresh = psutil.Process().create_time()
+        paths = produce(planned, store, fresh if config.force in ("run", "all") else 0.0, config.force == "all")
+        started = time.monotonic()
+        measured = measure_run(planned, config, paths, outputs, directory)
+        cost = {"measuring_seconds": time.monotonic() - started}
+        record = assemble(planned, config, paths, measured, cost)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / "record.json", record)
+    log.info("%-24s measured in %.0f s -> %s", planned.label, cost["measuring_seconds"], directory / "record.json")
+    planned.tracking.log(record, curves(paths), plain(config), directory)
+    return record
+
+
+def measure_run(planned: Plan, config: DictConfig, paths: list[Path], outputs: Path, directory: Path) -> dict[str, Any]:
+    """Measure the last artifact beside the baseline, in fresh processes."""
+    from compress_exp.measure.measure import measure
+
+    return measure(
+        artifact=paths[-1],
+        baseline=paths[0],
+        task_config=plain(config.task),
+        hardware_config=plain(config.hardware),
+        keys={"artifact": planned.artifact_key, "baseline": planned.baseline_key},
+        evaluations=outputs / "evaluations",
+        deploy=directory / "deploy",
+    )
+
+
+def assemble(
+    planned: Plan, config: DictConfig, paths: list[Path], measured: dict[str, Any], cost: dict[str, float]
+) -> dict[str, Any]:
+    """The record: everything measured, beside what was run, with what, from what."""
+    from compress_exp.measure.origin import origin
+    from compress_exp.report.score import weighted_score
+
+    rows = stage_rows(planned, paths)
+    baseline = json.loads((paths[0] / "build.json").read_text())
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "run": {
+            "id": planned.run_id,
+            "name": planned.run_name,
+            "model": planned.model.name,
+            "task": planned.task.name,
+            "method": [stage.label for stage in planned.stages],
+            "loss": [type(stage.loss).__name__ for stage in planned.stages],
+            "hardware": planned.hardware.name,
+            "runtime": measured["runtime"],
+            "seed": planned.seed,
+            "command": command(),
+        },
+        **{name: measured[name] for name in ("quality", "size", "latency", "memory", "energy", "flags")},
+        "stages": rows,
+        "cost": cost | {"baseline_seconds": baseline["seconds"], "compressing_seconds": sum(r["seconds"] for r in rows)},
+        "origin": origin()
+        | {
+            "artifact": planned.artifact_key,
+            "baseline": planned.baseline_key,
+            "parent": rows[-2]["artifact"] if len(rows) > 1 else planned.baseline_key,
+            "data": {"train": digest(planned.task.identity()), "evaluation": digest(planned.task.evaluation_identity())},
+            "methods": [method.identity() for stage in planned.stages for method in stage.methods],
+        },
+    }
+    record["score"] = weighted_score(record, plain(config.score))
+    return record
+
+
+def read_record(directory: Path) -> dict[str, Any] | None:
+    """A finished record; None if there is none or it is damaged, which is said."""
+    path = directory / "record.json"
+    if not path.exists():
+        return None
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+        missing = [name for name in REQUIRED if name not in record]
+    except (OSError, ValueError, TypeError):
+        missing = ["everything"]
+    if missing:
+        log.warning("%s is damaged (%s missing); measuring again", path, missing[0])
+        return None
+    return record
+
+
+def check_duplicates(config: DictConfig) -> None:
+    """Refuse two variants of one family, which Hydra would have merged into one.
+
+    Raises:
+        UserError: naming the way to have both.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return
+    choice = HydraConfig.get().runtime.choices.get("method")
+    chosen = [str(name) for name in choice] if OmegaConf.is_list(choice) or isinstance(choice, list) else []
+    families = [name.partition("/")[0] for name in chosen]
+    twice = next((family for family in families if families.count(family) > 1), None)
+    if twice:
+        second = [name for name in chosen if name.partition("/")[0] == twice][1]
+        raise UserError(
+            f"method: two variants of {twice} share one key; write the second as +method@method.{twice}2={second}"
+        )
+
+
+def curves(paths: list[Path]) -> list[dict[str, float | str]]:
+    """The curves of the whole chain, on one step axis, whoever trained it."""
+    rows: list[dict[str, float | str]] = []
+    offset = 0.0
+    for index, path in enumerate(paths):
+        with (path / "history.csv").open(newline="") as stream:
+            own = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(stream)]
+        for row in own:
+            rows.append({**row, "step": row["step"] + offset, "stage": float(index)})
+        offset += json.loads((path / "build.json").read_text())["steps"]
+    return rows
+
+
+def command() -> str:
+    """The command line that this process was started with."""
+    return " ".join(["python", "-m", "compress_exp", *sys.argv[1:]])
+
+
+def show_plan(planned: Plan, store: Store, directory: Path) -> None:
+    """Say what would be built, what is there, and the disk it takes."""
+    recipes = [planned.baseline_recipe, *(planned.stage_recipe(index) for index in range(len(planned.stages)))]
+    for label, recipe in zip(["baseline", *(stage.label for stage in planned.stages)], recipes, strict=True):
+        there = store.find(recipe)
+        log.info("%-24s %s %s", label, "is there:   " if there else "to be built:", store.path(recipe))
+    there = (directory / "record.json").exists()
+    log.info("%-24s %s %s", "record", "is there:   " if there else "to be made: ", directory / "record.json")
+    log.info("disk: about %.0f MB are needed, %.0f MB are free", disk_bytes(planned) / 1e6, free_bytes(directory) / 1e6)
+
+
+def free_bytes(path: Path) -> int:
+    """Free bytes on the file system that a path will be on."""
+    place = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    return shutil.disk_usage(place).free

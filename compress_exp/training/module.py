@@ -1,0 +1,171 @@
+"""The one training step: any model, any task, any loss, any methods at once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+from torch.nn.utils import parametrize
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from compress_exp.config import TrainConfig, UserError
+from compress_exp.losses.base import Loss
+from compress_exp.methods.base import Method
+from compress_exp.training.forward import forward_logits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from compress_exp.tasks.base import Task
+
+HISTORY_EVERY = 10
+
+
+class CompressionModule(LightningModule):
+    """A model in training, with the methods of its stage and, if the loss wants one, a frozen teacher.
+
+    Args:
+        model: prepared by the methods.
+        task: says which positions count.
+        loss: minimised.
+        methods: those of the stage, in order; none for a baseline.
+        train: the budget.
+        steps: optimiser steps of one round.
+        seed: of everything random in training.
+        teacher: kept out of checkpoints and of the optimiser.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        task: Task,
+        loss: Loss,
+        methods: Sequence[Method],
+        train: TrainConfig,
+        steps: int,
+        seed: int,
+        teacher: PreTrainedModel | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.loss = model.train(), loss
+        self.task, self.methods, self.budget = task, tuple(methods), train
+        self.steps, self.seed = steps, seed
+        self.history: list[dict[str, float]] = []
+        if loss.uses_teacher and teacher is None:
+            raise UserError(f"loss: {type(loss).__name__} needs a teacher, and this stage has none")
+        self._teacher = [teacher.eval().requires_grad_(False)] if teacher is not None and loss.uses_teacher else []
+
+    @property
+    def rounds(self) -> int:
+        """How often the budget is repeated."""
+        return 1
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of all rounds."""
+        return self.steps * self.rounds
+
+    def progress(self, step: int) -> float:
+        """The stage's progress after the step of that number, counted from 0; exactly 1 at the last."""
+        return (step + 1) / self.total_steps
+
+    def on_fit_start(self) -> None:
+        """Bring the teacher to the device: it is no submodule, so that no checkpoint holds it."""
+        for teacher in self._teacher:
+            teacher.to(self.device)
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        """Student, teacher, loss; the step's random numbers depend on (seed, step) alone."""
+        torch.manual_seed(step_seed(self.seed, self.global_step))
+        progress = self.progress(self.global_step)
+        with parametrize.cached():
+            logits, labels = self.task.targets(forward_logits(self.model, batch), batch)
+            terms = self.loss({"logits": logits}, self._ask_teacher(batch), labels)
+            for method in self.methods:
+                penalty = method.penalty(self.model, progress)
+                if penalty is not None:
+                    terms[f"penalty_{method.family}"] = penalty
+        total = torch.stack(list(terms.values())).sum()
+        self._note({name: term.detach() for name, term in terms.items()} | {"loss": total.detach()})
+        return total
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Methods see the gradients and move what they own."""
+        progress = self.progress(self.global_step)
+        with torch.no_grad():
+            for method in self.methods:
+                method.step(self.model, method.share(progress))
+
+    def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_index: int) -> None:
+        """Methods see the updated weights."""
+        rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        with torch.no_grad():
+            for method in self.methods:
+                method.after_step(self.model, rate)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with linear warm-up and decay in every round; matrices decay, vectors do not."""
+        own = [group for method in self.methods for group in method.parameter_groups(self.model)]
+        taken = {id(parameter) for group in own for parameter in group["params"]}
+        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in taken]
+        groups = [
+            {"params": [p for p in rest if p.dim() > 1], "weight_decay": self.budget.weight_decay},
+            {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0},
+            *own,
+        ]
+        optimizer = AdamW([group for group in groups if group["params"]], lr=self.budget.learning_rate, fused=True)
+        schedule = LambdaLR(optimizer, lambda step: rate_factor(step % self.steps, self.steps, self.budget.warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Curves go on where they stopped."""
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Curves go on where they stopped."""
+        self.history = checkpoint["history"]
+
+    def _ask_teacher(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        if not self._teacher:
+            return {}
+        with torch.no_grad():
+            return {"logits": self.task.targets(forward_logits(self._teacher[0], batch), batch)[0]}
+
+    def _note(self, terms: dict[str, Tensor]) -> None:
+        values = {name: float(term) for name, term in terms.items()} if self._due() else {}
+        if self.global_step % HISTORY_EVERY == 0 and not all(map(_finite, values.values())):
+            raise UserError(
+                f"train.learning_rate: the loss is not finite at step {self.global_step}; lower it (now {self.budget.learning_rate:g})"
+            )
+        if values:
+            curves = [method.curves(self.model) for method in self.methods]
+            row = {"step": float(self.global_step)} | values
+            for curve in curves:
+                row |= curve
+            self.history.append(row)
+
+    def _due(self) -> bool:
+        return self.global_step % HISTORY_EVERY == 0 or self.global_step == self.total_steps - 1
+
+
+def _finite(value: float) -> bool:
+    return value - value == 0.0
+
+
+def rate_factor(step: int, steps: int, warmup: float) -> float:
+    """The learning rate's factor: 0 → 1 over the warm-up, then linearly to 0 after the last step."""
+    rising = round(warmup * steps)
+    if step < rising:
+        return (step + 1) / rising
+    return (steps - step) / max(1, steps - rising)
+
+
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """A seed for one step that depends on nothing but its arguments."""
+    content = hashlib.blake2b(f"{seed}:{step}:{rank}".encode(), digest_size=7).digest()
+    return int.from_bytes(content, "big")

@@ -1,0 +1,174 @@
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compress_exp.export.openvino import (
+    check_integer,
+    compile_graph,
+    executed,
+    export_model,
+    integer_layers,
+    runtime,
+)
+from compress_exp.layers.int8 import Int8Embedding, Int8Linear, kernels_available
+
+SIZES = {"vocab_size": 200, "num_labels": 7, "max_position_embeddings": 80}
+WIDE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+ARCHITECTURES = {
+    "bert": WIDE,
+    "roberta": {**WIDE, "pad_token_id": 1, "type_vocab_size": 1},
+    "albert": {**WIDE, "embedding_size": 32},
+    "distilbert": {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128},
+}
+
+
+def build(family: str) -> nn.Module:
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **SIZES, **ARCHITECTURES[family])
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4 if parameter.dim() > 1 else 1)
+    return model
+
+
+def batches(padding: int) -> list[dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    found = []
+    for rows, length in ((3, 16), (1, 33), (2, 70)):
+        ids = torch.randint(5, 200, (rows, length), generator=generator)
+        mask = torch.ones_like(ids)
+        mask[0, length - length // 3 :] = 0
+        found.append({"input_ids": ids.masked_fill(mask == 0, padding), "attention_mask": mask})
+    return found
+
+
+def to_int8(model: nn.Module, samples: list[dict[str, Tensor]]) -> nn.Module:
+    """A calibrated int8 twin: every Linear but the last, and the word embedding."""
+    model = copy.deepcopy(model)
+    ranges: dict[str, tuple[float, float]] = {}
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    linears.pop(list(linears)[-1])
+
+    def watch(name: str):  # type: ignore[no-untyped-def]
+        def hook(module: nn.Module, inputs: tuple[Tensor]) -> None:
+            low, high = ranges.get(name, (0.0, 0.0))
+            ranges[name] = min(low, inputs[0].min().item()), max(high, inputs[0].max().item())
+
+        return hook
+
+    handles = [module.register_forward_pre_hook(watch(name)) for name, module in linears.items()]
+    with torch.no_grad():
+        for sample in samples:
+            model(**sample)
+    for handle in handles:
+        handle.remove()
+    for name, module in linears.items():
+        low, high = ranges[name]
+        scale = torch.tensor((high - low) / 255)
+        rows = module.weight.detach().abs().amax(1) / 127
+        layer = Int8Linear.from_float(module.weight, module.bias, rows, scale, (-low / scale).round())
+        model.set_submodule(name, layer)
+    words = model.get_input_embeddings()
+    name = next(name for name, module in model.named_modules() if module is words)
+    rows = words.weight.detach().abs().amax(1).clamp(min=1e-8) / 127
+    model.set_submodule(name, Int8Embedding.from_float(words.weight, rows, words.padding_idx))
+    return model.eval()
+
+
+def run(compiled, batch: dict[str, Tensor]) -> Tensor:  # type: ignore[no-untyped-def]
+    names = [port.get_any_name() for port in compiled.inputs]
+    arrays = [batch.get(name, torch.zeros_like(batch["input_ids"])).numpy() for name in names]
+    return torch.from_numpy(compiled(arrays)[0])
+
+
+@pytest.mark.parametrize("family", ARCHITECTURES)
+def test_dense_export_equals_eager_at_other_shapes(family: str, tmp_path: Path) -> None:
+    model = build(family)
+    export_model(model, tmp_path)
+    compiled = compile_graph(tmp_path, "f32", 1)
+    assert set(executed(compiled)) == {"f32"}
+    for batch in batches(model.config.pad_token_id or 0):
+        with torch.no_grad():
+            assert torch.allclose(run(compiled, batch), model(**batch).logits, atol=1e-4)
+
+
+@pytest.mark.skipif(not kernels_available(), reason="this CPU has no integer kernels")
+@pytest.mark.parametrize("family", ["bert", "albert"])
+def test_int8_runs_in_integers_on_the_same_grid(family: str, tmp_path: Path) -> None:
+    model = build(family)
+    samples = batches(0)
+    small = to_int8(model, samples)
+    export_model(model, tmp_path / "dense")
+    export_model(small, tmp_path / "int8")
+    compiled = compile_graph(tmp_path / "int8", "f32", 1)
+    # BERT: 6 per layer and the pooler; ALBERT: also the projection of its embedding, with one block run twice.
+    assert check_integer(tmp_path / "int8", compiled) == {"bert": 13, "albert": 14}[family]
+    layers = executed(compiled)
+    assert layers.get("f32") == 1 and set(layers) <= {"f32", "u8", "i8"}
+    sizes = {name: (tmp_path / name / "model.bin").stat().st_size for name in ("dense", "int8")}
+    assert sizes["int8"] < 0.4 * sizes["dense"]
+    for batch in samples:
+        with torch.no_grad():
+            expected = small(**batch).logits
+        assert torch.cosine_similarity(run(compiled, batch), expected).min() > 0.999
+
+
+def test_check_integer_refuses_floating_models(tmp_path: Path) -> None:
+    export_model(build("bert"), tmp_path)
+    assert integer_layers(tmp_path) == 0
+    with pytest.raises(RuntimeError, match="0 of 0 int8 layers"):
+        check_integer(tmp_path)
+
+
+def test_check_integer_refuses_weights_without_quantized_input(tmp_path: Path) -> None:
+    model = to_int8(build("bert"), batches(0))
+    for module in model.modules():
+        if isinstance(module, Int8Linear):
+            module.forward = lambda x, m=module: nn.functional.linear(  # type: ignore[misc, assignment]
+                x, m.weight.float() * m.weight_scale.unsqueeze(1), m.bias
+            )
+    export_model(model, tmp_path)
+    with pytest.raises(RuntimeError, match="not quantized input"):
+        check_integer(tmp_path)
+
+
+def test_bfloat16_keeps_two_bytes_and_every_bit(tmp_path: Path) -> None:
+    model = build("bert").to(torch.bfloat16)
+    export_model(model, tmp_path)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert (tmp_path / "model.bin").stat().st_size < 2.1 * parameters
+    graph = runtime().Core().read_model(tmp_path / "model.xml")
+    stored = {
+        operation.get_data().tobytes()
+        for operation in graph.get_ops()
+        if operation.get_type_name() == "Constant" and operation.get_element_type().get_type_name() == "bf16"
+    }
+    for name, parameter in model.named_parameters():
+        if name.endswith("dense.weight"):
+            assert parameter.detach().view(torch.int16).numpy().tobytes() in stored, name
+    compiled = compile_graph(tmp_path, "bf16", 1)
+    for batch in batches(0):
+        with torch.no_grad():
+            expected = model(**batch).logits.float()
+        assert torch.cosine_similarity(run(compiled, batch), expected).min() > 0.99
+
+
+def test_nothing_is_written_home_or_sent(tmp_path: Path) -> None:
+    code = (
+        "import sys, torch; from pathlib import Path; from compress_exp.export.openvino import runtime;"
+        "ov = runtime(); ov.save_model(ov.convert_model(torch.nn.Linear(2, 2), example_input=torch.zeros(1, 2)),"
+        "Path(sys.argv[1]) / 'model.xml'); assert sys.modules['openvino_telemetry'] is None"
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], env={**os.environ, "HOME": str(home)}, check=True)
+    assert (tmp_path / "model.bin").is_file() and not list(home.iterdir())

@@ -1,0 +1,81 @@
+import json
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from compress_exp.config import CONF, UserError, build, plain
+from compress_exp.layers import int8
+from compress_exp.measure.hardware import Hardware
+
+PLAIN: dict[str, Any] = {
+    "_target_": "compress_exp.measure.hardware.Hardware",
+    "name": "test",
+    "runtime": {"encoder": "openvino", "decoder": "eager", "encoder_decoder": "eager"},
+    "batch_sizes": [1],
+    "lengths": [8],
+}
+
+
+def profile(name: str) -> Hardware:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return build(plain(compose(f"hardware/{name}").hardware), "hardware")
+
+
+@pytest.mark.parametrize(("name", "encoder"), [("cpu", "openvino"), ("cpu_eager", "eager"), ("cuda", "eager")])
+def test_profiles_compose_and_build(name: str, encoder: str) -> None:
+    hardware = profile(name)
+    hardware.check()
+    assert hardware.name == name and hardware.runtime["encoder"] == encoder and hardware.precision == "f32"
+    assert hardware.device == ("cuda" if name == "cuda" else "cpu") and hardware.threads == 1
+    assert json.loads(json.dumps(hardware.identity()))["runtime"] == hardware.runtime
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"device": "gpu"}, "hardware.device: 'gpu' is not allowed"),
+        ({"runtime": {"encoder": "onnx", "decoder": "eager", "encoder_decoder": "eager"}}, "hardware.runtime.encoder"),
+        ({"runtime": {"encoder": "eager"}}, "hardware.runtime.decoder: this key must be set"),
+        ({"batch_sizes": []}, "hardware.batch_sizes: at least one"),
+        ({"lengths": [0]}, "hardware.lengths: 0 is not allowed"),
+        ({"rounds": 1}, "hardware.rounds: 1 is not allowed"),
+        ({"precision": "f16"}, "hardware.precision: 'f16' is not allowed"),
+        ({"roundz": 1}, "hardware.roundz: there is no such key; did you mean rounds"),
+    ],
+)
+def test_bad_values_get_one_sentence(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build({**PLAIN, **change}, "hardware")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_openvino_serves_encoders_on_the_cpu_only() -> None:
+    runtimes = {"encoder": "openvino", "decoder": "openvino", "encoder_decoder": "eager"}
+    with pytest.raises(UserError, match="hardware.runtime.decoder: openvino serves encoders only"):
+        build({**PLAIN, "runtime": runtimes}, "hardware").check()
+    with pytest.raises(UserError, match="openvino runs on the CPU"):
+        build({**PLAIN, "device": "cuda"}, "hardware").check()
+
+
+def test_host_without_gpu_or_kernels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="PyTorch finds no GPU"):
+        profile("cuda").check_host("encoder", int8=False)
+    with pytest.raises(UserError, match="hardware.threads: 4096 is more than"):
+        build({**PLAIN, "threads": 4096}, "hardware").check_host("encoder", int8=False)
+    monkeypatch.setattr(int8, "kernels_available", lambda: False)
+    hardware = build(PLAIN, "hardware")
+    hardware.check_host("encoder", int8=False)
+    with pytest.raises(UserError, match=r"hardware.runtime.encoder: openvino on this CPU.*allow_slow=true"):
+        hardware.check_host("encoder", int8=True)
+    build({**PLAIN, "allow_slow": True}, "hardware").check_host("encoder", int8=True)
+
+
+def test_predictions_depend_on_the_runtime_not_on_timing() -> None:
+    one, two = build(PLAIN, "hardware"), build({**PLAIN, "rounds": 99, "lengths": [4]}, "hardware")
+    assert one.evaluation_identity("encoder") == two.evaluation_identity("encoder")
+    assert one.evaluation_identity("encoder") != one.evaluation_identity("decoder")
+    assert one.identity() != two.identity()

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from compress_exp.report.records import read
+from compress_exp.report.score import score_block
+from compress_exp.report.summary import report
+from compress_exp.report.table import rows
+
+WEIGHTS = {"accuracy": 1, "compression": 1, "speed": 1}
+
+
+def record(name: str, **changes: Any) -> dict[str, Any]:
+    """A small record by hand: dense 0.95, 4 MB, 2 ms."""
+    quality = {
+        "primary": {"name": "accuracy", "value": 0.93, "higher_is_better": True},
+        "baseline": 0.95,
+        "retained": 0.93 / 0.95,
+    }
+    size = {"artifact_bytes": 1_000_000, "baseline_artifact_bytes": 4_000_000, "compression_ratio": 4.0}
+    row = {
+        "batch_size": 1,
+        "length": 128,
+        "p50_ms": 1.0,
+        "p99_ms": 1.5,
+        "baseline_p50_ms": 2.0,
+        "baseline_p99_ms": 2.5,
+        "speedup": 2.0,
+        "speedup_interval": [1.9, 2.1],
+        "speedup_over_eager": 3.0,
+    }
+    made = {
+        "run": {
+            "id": name,
+            "name": name,
+            "model": "tiny",
+            "task": "reviews",
+            "method": [name],
+            "hardware": "cpu",
+            "seed": 0,
+        },
+        "quality": quality,
+        "size": size,
+        "latency": {"rows": [row]},
+        "origin": {"host": "here", "artifacts": {"baseline": "b0"}},
+        "flags": [],
+    }
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        node: Any = made
+        for parent in parents:
+            node = node[int(parent)] if isinstance(node, list) else node[parent]
+        node[last] = value
+    made["score"] = score_block(made["quality"], made["size"], made["latency"], WEIGHTS)
+    return made
+
+
+def save(outputs: Path, *records: dict[str, Any]) -> None:
+    for index, item in enumerate(records):
+        directory = outputs / "runs" / f"{index}-{item['run']['id']}"
+        directory.mkdir(parents=True)
+        (directory / "record.json").write_text(json.dumps(item))
+
+
+def printed(outputs: Path, ids: list[str] | None = None, width: int = 160) -> str:
+    stream = io.StringIO()
+    report(outputs, ids, Console(file=stream, width=width))
+    return stream.getvalue()
+
+
+def names(text: str) -> list[str]:
+    """First words of the lines of the first table."""
+    lines = text[text.index("───") :].splitlines()[1:]
+    return [line.split()[0] for line in lines[: lines.index(next(item for item in lines if not item.strip()))]]
+
+
+def test_one_row_for_each_run_and_one_for_the_baseline_they_share(tmp_path: Path) -> None:
+    save(tmp_path, record("prune"), record("quant", latency__rows__0__baseline_p50_ms=3.0))
+    text = printed(tmp_path)
+    assert names(text) == ["baseline", "prune", "quant"]
+    with (tmp_path / "reports" / "table.csv").open() as stream:
+        table = list(csv.DictReader(stream))
+    assert [float(row["p50_ms"]) for row in table] == [2.5, 1.0, 1.0]  # the baseline's: median of 2 and 3
+    assert [float(row["speedup_over_eager"]) for row in table] == [1.5, 3.0, 3.0]
+    assert [float(row["WS"]) for row in table] == pytest.approx([0.95 + 2, 0.93 + 4 + 2, 0.93 + 4 + 2])
+    assert "| quant" in (tmp_path / "reports" / "table.md").read_text()
+
+
+def test_other_seeds_models_and_machines_have_their_own_baseline(tmp_path: Path) -> None:
+    save(
+        tmp_path,
+        record("a"),
+        record("b", run__seed=1),
+        record("c", run__model="other"),
+        record("d", origin__host="there"),
+        record("e", origin__artifacts={"baseline": "b1"}),
+    )
+    assert [row["run"] for row in rows(read(tmp_path)[0])].count("baseline") == 5
+
+
+def test_only_the_runs_of_a_sweep_are_shown_and_all_are_written(tmp_path: Path) -> None:
+    save(tmp_path, record("prune"), record("quant"), record("distill"))
+    text = printed(tmp_path, ["distill", "prune"])
+    assert text.index("distill") < text.index("prune")
+    assert "quant" not in text
+    assert "quant" in (tmp_path / "reports" / "table.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", '{"run": {"id": "x"', "[]", "null", '{"run": {}}', '{"run": {"id": "x"}, "quality": 1}', "\0\xff"],
+)
+def test_a_broken_record_is_named_and_left_out(tmp_path: Path, content: str) -> None:
+    save(tmp_path, record("prune"))
+    broken = tmp_path / "runs" / "broken"
+    broken.mkdir()
+    (broken / "record.json").write_bytes(content.encode("latin-1"))
+    text = printed(tmp_path)
+    assert f"{broken}/record.json: left out" in text
+    assert "prune" in text
+
+
+def test_missing_and_undefined_numbers_are_dashes(tmp_path: Path) -> None:
+    bare = record("bare", quality__primary__value=float("nan"), quality__retained=None, latency__rows=[])
+    del bare["size"]["compression_ratio"], bare["score"], bare["origin"]
+    save(tmp_path, bare)
+    line = next(line for line in printed(tmp_path).splitlines() if "bare" in line)
+    assert line.count("–") == 7
+    assert "nan" not in line.lower()
+
+
+def test_ties_and_copies(tmp_path: Path) -> None:
+    save(tmp_path, record("prune"), record("prune"), record("twin", run__method=["prune"]))
+    assert names(printed(tmp_path)) == ["baseline", "prune", "prune"]
+
+
+def test_a_run_that_is_being_replaced_is_read_where_it_was_set_aside(tmp_path: Path) -> None:
+    save(tmp_path, record("prune"))
+    (tmp_path / "runs" / "0-prune").rename(tmp_path / "runs" / ".0-prune.old")
+    assert len(read(tmp_path)[0]) == 1
+    save(tmp_path, record("prune", quality__retained=0.5))
+    assert [item["quality"]["retained"] for item in read(tmp_path)[0]] == [0.5]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_no_line_of_the_table_is_wider_than_the_terminal_and_no_number_is_cut(tmp_path: Path, width: int) -> None:
+    pipeline = record("pipeline", run__method=["distill", "quant"], run__overrides=["method.distill.layers=2"])
+    save(tmp_path, record("prune"), record("quant", flags=["slow"]), pipeline)
+    text = printed(tmp_path, width=width)
+    table = text[: text.index("quant: slow")].splitlines()
+    assert max(map(len, table)) <= width
+    assert "…" not in "".join(table)
+    assert all(value in text for value in ("0.9300", "1.00", "2.00× (1.90–2.10)"))
+
+
+def test_markup_in_names_is_text(tmp_path: Path) -> None:
+    save(tmp_path, record("prune", run__overrides=["method.prune.select=[red]"], flags=["[/bold] flag"]))
+    text = printed(tmp_path, width=200)
+    assert "[red]" in text
+    assert "[/bold] flag" in text
+
+
+def test_perplexity_is_marked_as_lower_is_better(tmp_path: Path) -> None:
+    primary = {"name": "perplexity", "value": 30.0, "higher_is_better": False}
+    save(tmp_path, record("quant", quality__primary=primary, quality__baseline=27.0))
+    assert "perplexity ↓" in printed(tmp_path)
+    baseline, run = rows(read(tmp_path)[0])
+    assert run["WS"] == pytest.approx(27 / 30 + 4 + 2)
+    assert baseline["WS"] == pytest.approx(3)
+
+
+def test_the_command_reports_and_says_where_nothing_is(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "compress_exp.report"]
+    save(tmp_path, record("prune"))
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "table.md" in done.stdout
+    empty = subprocess.run([*command, str(tmp_path / "none")], capture_output=True, text=True, check=False)
+    assert empty.returncode == 1
+    assert "there are no finished runs" in empty.stdout
