@@ -154,9 +154,11 @@ def _composition(error: HydraException) -> str:
     ambiguous = re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^']*)'", text)
     if ambiguous:
         return f"{ambiguous.group(1)}: several values need -m (a sweep), or brackets for a list: key=[a,b]"
-    twice = re.match(r"(\S+) appears more than once|.*An item is already at '([^']+)'", text, re.DOTALL)
+    twice = re.match(
+        r"(\S+) appears more than once|Multiple values for (\S+)\.|.*An item is already at '([^']+)'", text, re.DOTALL
+    )
     if twice:
-        return f"{twice.group(1) or twice.group(2)}: it is there already, write it without '+'"
+        return f"{next(filter(None, twice.groups()))}: it is there already, write it without '+'"
     group = re.search(r"config group '([^']+)' does not exist", text)
     if group:
         return f"{group.group(1)}: there is no such group; {nearest(group.group(1), GROUPS)}"

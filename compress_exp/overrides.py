@@ -33,10 +33,8 @@ def values(override: Override, loader: ConfigLoader) -> list[str]:
     Raises:
         UserError: it is a sweep of nothing, or of a continuous interval.
     """
-    key = override.get_key_element()
     if not override.is_sweep_override():
-        value = override.get_value_element_as_str()
-        return [key if override.is_delete() and not value else f"{key}={value}"]
+        return [str(override.input_line)]
     if not override.is_discrete_sweep():
         raise UserError(f"{override.input_line}: a grid needs single values, such as range(1,4) or 1,2,3")
     found = _globbed(override, loader) or [str(value) for value in override.sweep_string_iterator()]
@@ -44,7 +42,7 @@ def values(override: Override, loader: ConfigLoader) -> list[str]:
         allowed = ", ".join(options(override.key_or_group, loader))
         known = f"; allowed: {allowed}" if allowed else ""
         raise UserError(f"{override.input_line}: nothing matches, so there would be no run{known}")
-    return [f"{key}={value}" for value in found]
+    return [f"{override.get_key_element()}={value}" for value in found]
 
 
 def options(group: str, loader: ConfigLoader) -> list[str]:

@@ -95,7 +95,7 @@ class WandbTracking(Tracking):
         with _inside(outputs / "wandb"):
             import wandb
 
-            mode = self._mode(wandb.Settings().base_url)
+            mode = self._mode(str(wandb.setup(wandb.Settings(silent=True)).settings.base_url))
             if mode == "disabled":
                 return
             try:
@@ -104,6 +104,7 @@ class WandbTracking(Tracking):
                 if mode == "offline":
                     raise
                 log.warning("tracking: %s: %s; kept offline", type(error).__name__, " ".join(str(error).split()))
+                wandb.teardown()  # its service would refuse the id as in use
                 self._send(record, curves, config, outputs, "offline")
 
     def _mode(self, server: str) -> str:

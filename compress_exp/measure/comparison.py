@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from compress_exp.config import build
-from compress_exp.measure.hardware import Hardware
+from compress_exp.measure.hardware import Hardware, available_cores
 from compress_exp.measure.latency import HEADLINE_ROUNDS, OTHER_ROUNDS, in_turns, row, shapes
 from compress_exp.measure.runtimes import Call, EagerPredictor, OpenVINOPredictor, random_ids
 from compress_exp.store import Store
@@ -36,6 +36,12 @@ class Subject:
     def ids(self, batch: int, length: int) -> Any:
         """Input ids of its own vocabulary."""
         return random_ids(self.eager.config.vocab_size, self.special, batch, length)
+
+    def with_threads(self, threads: int) -> EagerPredictor | OpenVINOPredictor:
+        """The deployed model on so many threads; for evaluation, whose numbers do not depend on them."""
+        if not isinstance(self.deployed, OpenVINOPredictor):
+            return self.deployed
+        return OpenVINOPredictor(self.files, self.eager.config, self.deployed.precision(), threads)
 
     @property
     def special(self) -> list[int]:
@@ -64,12 +70,15 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
     dense = _subject(dense_path, hardware, runtime, store, job["keys"]["baseline"])
     hardware.check_host(kind, _has_int8(own))
 
+    cores = available_cores()
+
     def evaluated(subject: Subject, key: str) -> Any:
         identity = {"artifact": key, "runtime": hardware.evaluation_identity(kind), "task": task.evaluation_identity()}
         recipe = {"kind": "evaluation", **identity}
-        return evaluate(store, recipe, task, subject.deployed, subject.tokenizer, job["progress"])
+        predictor = partial(subject.with_threads, cores)
+        return evaluate(store, recipe, task, predictor, subject.tokenizer, job["progress"])
 
-    torch.set_num_threads(_cores())
+    torch.set_num_threads(cores)
     evaluations = evaluated(own, job["keys"]["artifact"]), evaluated(dense, job["keys"]["baseline"])
     torch.set_num_threads(hardware.threads)
     rows = _rows(own, dense, hardware, kind)
@@ -103,10 +112,6 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
             for name, subject in (("artifact", own), ("baseline", dense))
         },
     }
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _subject(path: Path, hardware: Hardware, runtime: str, place: Path | Store, key: str | None) -> Subject:
@@ -213,7 +218,9 @@ def _flags(own: Subject, dense: Subject, hardware: Hardware, rows: list[dict[str
     added = zeros_in_matrices(own.eager.model) - zeros_in_matrices(dense.eager.model)
     if added > SPARSE and rows[0]["speedup_interval"][0] < NO_SPEEDUP:
         flags.append("unstructured zeros: no speed-up expected on this runtime")
-    cores = min(rows[0]["cores"], rows[0]["baseline"]["cores"])
+    worst = min(rows, key=lambda row: min(row["cores"], row["baseline"]["cores"]))
+    cores = min(worst["cores"], worst["baseline"]["cores"])
     if hardware.device == "cpu" and cores < UNUSED_CORES * hardware.threads:
-        flags.append(f"cores: the timing used {cores:.2f} cores of {hardware.threads} threads")
+        shape = f"{worst['batch_size']} × {worst['length']}"
+        flags.append(f"cores: the timing of {shape} used {cores:.2f} cores with threads={hardware.threads}")
     return flags

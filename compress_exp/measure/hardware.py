@@ -13,6 +13,11 @@ KINDS = ("encoder", "decoder", "encoder_decoder")
 RUNTIMES = {"openvino": "openvino", "eager": "torch"}
 
 
+def available_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
     """One place where models run.
@@ -89,8 +94,7 @@ class Hardware:
 
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UserError("hardware.device: cuda is asked for, but PyTorch finds no GPU here; allowed: hardware=cpu")
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if self.device == "cpu" and self.threads > cores:
+        if self.device == "cpu" and self.threads > (cores := available_cores()):
             raise UserError(f"hardware.threads: {self.threads} is more than the {cores} cores of this host")
         if int8 and not self.allow_slow and not self.integer_kernels():
             runtime = f"{self.runtime[kind]} on this {'GPU' if self.device == 'cuda' else 'CPU'}"

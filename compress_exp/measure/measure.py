@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from compress_exp.config import UserError
 from compress_exp.store import Store
+
+log = logging.getLogger("compress_exp")
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,10 +79,20 @@ def measure(
     return blocks
 
 
-def host_lock() -> FileLock:
-    """The lock that keeps measurements of one user on one host apart."""
+@contextmanager
+def host_lock() -> Iterator[None]:
+    """Keep measurements of one user on one host apart; others wait, and say so."""
     user = os.getuid() if hasattr(os, "getuid") else "all"
-    return FileLock(Path(tempfile.gettempdir()) / f"compress_exp-measure-{user}.lock")
+    lock = FileLock(Path(tempfile.gettempdir()) / f"compress_exp-measure-{user}.lock")
+    try:
+        lock.acquire(timeout=0.1)
+    except Timeout:
+        log.info("waiting for another measurement on this host (%s)", lock.lock_file)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _kept_memory(store: Store, key: str, job: dict[str, Any], threads: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ def evaluate(
     store: Store,
     recipe: dict[str, Any],
     task: Task,
-    predictor: Predictor,
+    predictor: Callable[[], Predictor],
     tokenizer: PreTrainedTokenizerBase,
     progress: bool,
 ) -> Evaluation:
@@ -37,13 +38,13 @@ def evaluate(
         store: where evaluations are kept.
         recipe: names the artifact, the runtime and the evaluation.
         task: what is evaluated.
-        predictor: the model.
+        predictor: gives the model in its runtime, if it is needed.
         tokenizer: the model's.
         progress: whether a bar is shown.
     """
 
     def build(directory: Path) -> dict[str, Any]:
-        predictions = task.evaluate(predictor, tokenizer, progress)
+        predictions = task.evaluate(predictor(), tokenizer, progress)
         predictions.save(directory)
         numbers = {"metrics": task.metrics(predictions), "interval": list(task.interval(predictions))}
         (directory / "evaluation.json").write_text(json.dumps(numbers))

@@ -20,7 +20,7 @@ def unit_quality(name: str, value: float, baseline: float | None, higher_is_bett
     return value / 100 if name.startswith(PERCENTAGES) else value
 
 
-def weighted_score(
+def combine(
     accuracy: float | None, compression: float | None, speed: float | None, weights: Mapping[str, float]
 ) -> float | None:
     """WS; None if a part that counts is missing or not a finite number.
@@ -42,18 +42,17 @@ def weighted_score(
     return total
 
 
-def score_block(
-    quality: Mapping[str, Any], size: Mapping[str, Any], latency: Mapping[str, Any], weights: Mapping[str, float]
-) -> dict[str, Any]:
-    """The record's block `score`: A, CR, IS, their weights and WS."""
+def weighted_score(record: Mapping[str, Any], weights: Mapping[str, float]) -> dict[str, Any]:
+    """The record's block `score`: A, CR, IS, their weights and WS.
+
+    Args:
+        record: with the blocks quality, size and latency.
+        weights: keys accuracy, compression, speed.
+    """
+    quality, rows = record["quality"], record["latency"]["rows"]
     primary = quality["primary"]
-    accuracy = unit_quality(primary["name"], primary["value"], quality["baseline"], primary["higher_is_better"])
-    headline = latency["rows"][0] if latency["rows"] else {}
-    compression, speed = size["compression_ratio"], headline.get("speedup")
-    return {
-        "A": accuracy,
-        "CR": compression,
-        "IS": speed,
-        "WS": weighted_score(accuracy, compression, speed, weights),
-        "weights": dict(weights),
-    }
+    baseline = quality["baseline"].get(primary["name"])
+    accuracy = unit_quality(primary["name"], primary["value"], baseline, primary["higher_is_better"])
+    compression, speed = record["size"]["compression_ratio"], rows[0]["speedup"] if rows else None
+    score = combine(accuracy, compression, speed, weights)
+    return {"WS": score, "A": accuracy, "CR": compression, "IS": speed, "weights": dict(weights)}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from compress_exp.report.records import Record, number
-from compress_exp.report.score import unit_quality, weighted_score
+from compress_exp.report.score import combine, unit_quality
 
 Row = dict[str, Any]
 BASELINE = "baseline"
@@ -33,8 +33,8 @@ def rows(records: Sequence[Record]) -> list[Row]:
 
 def _group(record: Record) -> list[Any]:
     run = record["run"]
-    artifacts = _mapping(_mapping(record.get("origin")).get("artifacts"))
-    return [*(_setting(record)[name] for name in SETTING), run.get("seed"), artifacts.get("baseline")]
+    dense = _mapping(record.get("origin")).get("baseline")
+    return [*(_setting(record)[name] for name in SETTING), run.get("seed"), dense]
 
 
 def _setting(record: Record) -> Row:
@@ -89,13 +89,14 @@ def _baseline(group: Sequence[Record]) -> Row:
         for over, speedup in ((_of(record, "speedup_over_eager"), _of(record, "speedup")) for record in group)
         if over is not None and speedup
     ]
-    value, primary = number(quality, "baseline"), _mapping(quality.get("primary"))
+    primary = _mapping(quality.get("primary"))
+    value = number(quality, "baseline", str(primary.get("name")))
     weights = _mapping(_mapping(first.get("score")).get("weights"))
     row = dict.fromkeys(_run(first)) | _setting(first)
     score = None
     if value is not None and set(weights) == {"accuracy", "compression", "speed"}:
         unit = unit_quality(str(primary.get("name")), value, value, bool(primary.get("higher_is_better", True)))
-        score = weighted_score(unit, 1.0, 1.0, weights)
+        score = combine(unit, 1.0, 1.0, weights)
     return row | {
         "run": BASELINE,
         "changes": "",

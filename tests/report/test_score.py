@@ -6,13 +6,13 @@ import math
 
 import pytest
 
-from compress_exp.report.score import score_block, unit_quality, weighted_score
+from compress_exp.report.score import combine, unit_quality, weighted_score
 
 ONES = {"accuracy": 1.0, "compression": 1.0, "speed": 1.0}
 
 
 def study(accuracy: float, megabytes: float, base_megabytes: float, speed: float) -> float | None:
-    return weighted_score(accuracy / 100, base_megabytes / megabytes, speed, ONES)
+    return combine(accuracy / 100, base_megabytes / megabytes, speed, ONES)
 
 
 @pytest.mark.parametrize(
@@ -30,12 +30,12 @@ def test_the_bert_rows_of_the_study(accuracy: float, megabytes: float, speed: fl
 
 def test_the_dense_model_scores_its_accuracy_and_the_two_weights() -> None:
     weights = {"accuracy": 2.0, "compression": 3.0, "speed": 5.0}
-    assert weighted_score(0.9, 1.0, 1.0, weights) == pytest.approx(2 * 0.9 + 3 + 5)
+    assert combine(0.9, 1.0, 1.0, weights) == pytest.approx(2 * 0.9 + 3 + 5)
 
 
 def test_it_is_linear_in_each_weight() -> None:
     for name in ONES:
-        once, twice, thrice = (weighted_score(0.9, 4.0, 2.0, ONES | {name: weight}) for weight in (1.0, 2.0, 3.0))
+        once, twice, thrice = (combine(0.9, 4.0, 2.0, ONES | {name: weight}) for weight in (1.0, 2.0, 3.0))
         assert once is not None and twice is not None and thrice is not None
         assert thrice - twice == pytest.approx(twice - once)
 
@@ -49,12 +49,16 @@ def test_percentages_and_perplexity_come_to_the_unit_interval() -> None:
 
 
 def test_a_missing_part_leaves_no_score_unless_it_does_not_count() -> None:
-    assert weighted_score(0.9, 4.0, None, ONES) is None
-    assert weighted_score(math.nan, 4.0, 2.0, ONES) is None
-    assert weighted_score(0.9, 4.0, None, ONES | {"speed": 0.0}) == pytest.approx(4.9)
+    assert combine(0.9, 4.0, None, ONES) is None
+    assert combine(math.nan, 4.0, 2.0, ONES) is None
+    assert combine(0.9, 4.0, None, ONES | {"speed": 0.0}) == pytest.approx(4.9)
 
 
 def test_the_block_of_a_record() -> None:
-    quality = {"primary": {"name": "bleu", "value": 30.0, "higher_is_better": True}, "baseline": 32.0}
-    block = score_block(quality, {"compression_ratio": 4.0}, {"rows": [{"speedup": 1.5}, {"speedup": 9.0}]}, ONES)
+    quality = {
+        "primary": {"name": "bleu", "value": 30.0, "higher_is_better": True},
+        "baseline": {"bleu": 32.0},
+    }
+    latency = {"rows": [{"speedup": 1.5}, {"speedup": 9.0}]}
+    block = weighted_score({"quality": quality, "size": {"compression_ratio": 4.0}, "latency": latency}, ONES)
     assert block == {"A": 0.3, "CR": 4.0, "IS": 1.5, "WS": 5.8, "weights": ONES}

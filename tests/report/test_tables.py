@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from compress_exp.report.records import read
-from compress_exp.report.score import score_block
+from compress_exp.report.score import weighted_score
 from compress_exp.report.summary import report
 from compress_exp.report.table import rows
 
@@ -23,7 +23,7 @@ def record(name: str, **changes: Any) -> dict[str, Any]:
     """A small record by hand: dense 0.95, 4 MB, 2 ms."""
     quality = {
         "primary": {"name": "accuracy", "value": 0.93, "higher_is_better": True},
-        "baseline": 0.95,
+        "baseline": {"accuracy": 0.95, "f1": 0.94},
         "retained": 0.93 / 0.95,
     }
     size = {"artifact_bytes": 1_000_000, "baseline_artifact_bytes": 4_000_000, "compression_ratio": 4.0}
@@ -51,7 +51,7 @@ def record(name: str, **changes: Any) -> dict[str, Any]:
         "quality": quality,
         "size": size,
         "latency": {"rows": [row]},
-        "origin": {"host": "here", "artifacts": {"baseline": "b0"}},
+        "origin": {"host": "here", "baseline": "b0"},
         "flags": [],
     }
     for path, value in changes.items():
@@ -60,7 +60,7 @@ def record(name: str, **changes: Any) -> dict[str, Any]:
         for parent in parents:
             node = node[int(parent)] if isinstance(node, list) else node[parent]
         node[last] = value
-    made["score"] = score_block(made["quality"], made["size"], made["latency"], WEIGHTS)
+    made["score"] = weighted_score(made, WEIGHTS)
     return made
 
 
@@ -102,7 +102,7 @@ def test_other_seeds_models_and_machines_have_their_own_baseline(tmp_path: Path)
         record("b", run__seed=1),
         record("c", run__model="other"),
         record("d", origin__host="there"),
-        record("e", origin__artifacts={"baseline": "b1"}),
+        record("e", origin__baseline="b1"),
     )
     assert [row["run"] for row in rows(read(tmp_path)[0])].count("baseline") == 5
 
@@ -171,7 +171,7 @@ def test_markup_in_names_is_text(tmp_path: Path) -> None:
 
 def test_perplexity_is_marked_as_lower_is_better(tmp_path: Path) -> None:
     primary = {"name": "perplexity", "value": 30.0, "higher_is_better": False}
-    save(tmp_path, record("quant", quality__primary=primary, quality__baseline=27.0))
+    save(tmp_path, record("quant", quality__primary=primary, quality__baseline={"perplexity": 27.0}))
     assert "perplexity ↓" in printed(tmp_path)
     baseline, run = rows(read(tmp_path)[0])
     assert run["WS"] == pytest.approx(27 / 30 + 4 + 2)

@@ -1,0 +1,110 @@
+"""Tiny models, contexts and configurations that several test files share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from torch import Tensor
+
+from compress_exp.config import TrainConfig
+from compress_exp.methods.base import Context, Facts
+from compress_exp.models.families.base import family_of, layer_counts
+
+ENCODER = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
+SEQ2SEQ = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "bert": ENCODER,
+    "roberta": ENCODER | {"pad_token_id": 0},
+    "albert": ENCODER | {"embedding_size": 16},
+    "distilbert": {"dim": 32, "n_layers": 4, "n_heads": 2, "hidden_dim": 64},
+    "gpt2": {"n_embd": 32, "n_layer": 4, "n_head": 2, "n_inner": 64, "bos_token_id": 0, "eos_token_id": 0},
+    "t5": {"d_model": 32, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 2, "d_kv": 16, "d_ff": 64}
+    | {"decoder_start_token_id": 0},
+    "bart": {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "scale_embedding": True} | SEQ2SEQ,
+}
+VOCABULARY = 400
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Two cores, two workers: more threads only wait for each other."""
+    torch.set_num_threads(1)
+
+
+def build_model(model_type: str) -> Any:
+    """A seeded random model of a family, with the head of its usual kind of task."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(model_type, vocab_size=VOCABULARY, **ARCHITECTURES[model_type])
+    kinds = {"gpt2": transformers.AutoModelForCausalLM, "t5": transformers.AutoModelForSeq2SeqLM}
+    kinds["bart"] = transformers.AutoModelForSeq2SeqLM
+    model = kinds.get(model_type, transformers.AutoModelForSequenceClassification).from_config(config).eval()
+    if config.pad_token_id is None:
+        config.pad_token_id = 0
+    return model
+
+
+@pytest.fixture
+def tiny() -> Callable[[str], Any]:
+    """`tiny("bert")`: a seeded random model."""
+    return build_model
+
+
+@pytest.fixture
+def batch() -> dict[str, Tensor]:
+    """Seeded ids with labels that any head can take."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(5, 300, (3, 9), generator=generator)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.flip(1)}
+
+
+@pytest.fixture
+def context(batch: dict[str, Tensor], tmp_path: Path) -> Callable[[str], Context]:
+    """`context("bert")`: what a method may use, with two calibration batches."""
+
+    def make(model_type: str) -> Context:
+        return Context(
+            family=family_of(model_type),
+            task=None,  # type: ignore[arg-type]
+            tokenizer=None,  # type: ignore[arg-type]
+            seed=0,
+            device=torch.device("cpu"),
+            baseline=lambda: build_model(model_type),
+            pretrained=lambda: build_model(model_type),
+            calibration=lambda count: [batch] * min(count, 2),
+            directory=tmp_path,
+        )
+
+    return make
+
+
+@pytest.fixture
+def facts(tiny: Callable[[str], Any]) -> Callable[[str], Facts]:
+    """`facts("bert")`: what is known of the tiny model."""
+
+    def make(model_type: str) -> Facts:
+        family = family_of(model_type)
+        return Facts(family, layer_counts(tiny(model_type).config, family), VOCABULARY)
+
+    return make
+
+
+@pytest.fixture
+def budget() -> TrainConfig:
+    """Three steps."""
+    return TrainConfig(epochs=1, learning_rate=1e-3, batch_size=4, max_steps=3, threads=1)
+
+
+@pytest.fixture
+def no_budget() -> TrainConfig:
+    """Post-training."""
+    return TrainConfig(epochs=1, learning_rate=1e-3, batch_size=4, max_steps=0)

@@ -1,0 +1,159 @@
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from compress_exp.config import UserError
+from compress_exp.measure.measure import MeasureError, host_lock, measure
+
+HARDWARE: dict[str, Any] = {
+    "_target_": "compress_exp.measure.hardware.Hardware",
+    "name": "test",
+    "runtime": {"encoder": "openvino", "decoder": "eager", "encoder_decoder": "eager"},
+    "batch_sizes": [1, 2],
+    "lengths": [512],
+    "new_tokens": 3,
+    "rounds": 10,
+    "seconds": 0.2,
+}
+KEYS = {"artifact": "own", "baseline": "dense"}
+
+
+@pytest.fixture(autouse=True)
+def fake_task_is_importable_in_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+
+def save(model_type: str, layers: int, directory: Path) -> Path:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+
+    from compress_exp.models.tokenizers import train_tokenizer
+
+    cls, sizes = {
+        "bert": (
+            AutoModelForSequenceClassification,
+            {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2, "intermediate_size": 64}
+            | {"max_position_embeddings": 24},
+        ),
+        "gpt2": (AutoModelForCausalLM, {"n_embd": 32, "n_layer": layers, "n_head": 2, "n_positions": 24}),
+        "t5": (
+            AutoModelForSeq2SeqLM,
+            {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": layers, "num_decoder_layers": layers, "num_heads": 2}
+            | {"decoder_start_token_id": 0},
+        ),
+    }[model_type]
+    tokenizer = train_tokenizer(model_type, 300, iter(["some text"]), 24)
+    special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    torch.manual_seed(layers)
+    model = cls.from_config(AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **sizes, **special))
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def run(root: Path, model_type: str, **task: Any) -> dict[str, Any]:
+    own, dense = root / "own", root / "dense"
+    if not own.exists():
+        save(model_type, 1, own)
+        save(model_type, 3, dense)
+    config = {"_target_": "fake_task.FakeTask", "log": str(root / "log"), "generates": model_type != "bert", **task}
+    return measure(own, dense, config, HARDWARE, KEYS, root / "evaluations", root / "deploy")
+
+
+def test_encoder_in_openvino_and_what_is_kept(tmp_path: Path) -> None:
+    record = run(tmp_path, "bert")
+    json.dumps(record)
+    assert record["runtime"]["name"] == "openvino" and record["runtime"]["precision"] == "f32"
+    assert set(record["runtime"]["executed"]) == {"f32"}
+    primary = record["quality"]["primary"]
+    assert primary["name"] == "mean" and record["quality"]["rows"] == 6
+    assert record["quality"]["retained"] == pytest.approx(primary["value"] / record["quality"]["baseline"]["mean"])
+    rows = record["latency"]["rows"]
+    assert [(row["batch_size"], row["length"]) for row in rows] == [(1, 24), (2, 24)]
+    assert {name: value for name, value in record["latency"].items() if name != "rows"} == rows[0]
+    assert rows[0]["repeats"] == 10 and rows[0]["speedup"] > 1 and rows[0]["speedup_over_eager"] > 1
+    assert record["size"]["compression_ratio"] > 1
+    deployed = sum(path.stat().st_size for path in (tmp_path / "deploy").iterdir())
+    assert record["size"]["deployed_bytes"] == deployed
+    assert record["memory"]["peak_rss_bytes"] > 2e7 and record["memory"]["baseline_peak_rss_bytes"] > 2e7
+    assert record["energy"]["joules_per_1000"] is None and record["energy"]["reason"]
+
+    entries = sorted((tmp_path / "evaluations").glob("*/build.json"))
+    assert len(entries) == 4  # two evaluations, the baseline's export and memory
+    evaluations = [path.parent for path in entries if (path.parent / "evaluation.json").exists()]
+    first = (tmp_path / "log").read_text().splitlines()
+    assert len(first) == 2 and all(line.startswith("OpenVINOPredictor") for line in first)
+    damaged = evaluations[0] / "predictions.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-5])
+    again = run(tmp_path, "bert")
+    assert len((tmp_path / "log").read_text().splitlines()) == 3  # the damaged one only
+    assert again["quality"] == record["quality"]
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "t5"])
+def test_generating_models_in_eager(model_type: str, tmp_path: Path) -> None:
+    record = run(tmp_path, model_type)
+    assert record["runtime"]["name"] == "eager" and not (tmp_path / "deploy").exists()
+    headline = record["latency"]
+    assert headline["length"] == {"gpt2": 21, "t5": 512}[model_type]
+    for figures in (headline, headline["baseline"]):
+        assert figures["new_tokens"] == 3 and 0 < figures["prompt_ms"] < figures["p50_ms"]
+        assert math.isclose(figures["token_ms"], (figures["p50_ms"] - figures["prompt_ms"]) / 2)
+    assert headline["speedup"] == headline["speedup_over_eager"] > 1
+    assert (tmp_path / "log").read_text().startswith("EagerPredictor")
+
+
+@pytest.mark.parametrize(
+    ("fail", "error", "message"),
+    [
+        ("user", UserError, r"^task.columns.text: there is no such column$"),
+        ("bug", MeasureError, r"^measuring .*own failed: ZeroDivisionError: first line \(fake_task.py:\d+\)"),
+        ("death", MeasureError, r"^measuring .*own failed: its process ended with exit code 3$"),
+    ],
+)
+def test_failures_of_the_process_are_one_line(fail: str, error: type[Exception], message: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=message) as caught:
+        run(tmp_path, "gpt2", fail=fail)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_measurement_at_a_time_on_a_host() -> None:
+    code = (
+        "import time; from compress_exp.measure.measure import host_lock;"
+        "lock = host_lock(); lock.__enter__(); print('held', flush=True); time.sleep(1.5)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"held\n"
+    started = time.perf_counter()
+    with host_lock():
+        assert time.perf_counter() - started > 1
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
+    task = tmp_path / "slow_task.py"
+    task.write_text(
+        "import os, pathlib, time\nclass Slow:\n    def __init__(self, log: str) -> None:\n"
+        "        pathlib.Path(log).write_text(str(os.getpid())); time.sleep(60)\n"
+    )
+    log = tmp_path / "log"
+    code = (
+        "import sys; from compress_exp.measure.measure import run_child;"
+        "run_child({'what': 'comparison', 'artifact': 'a', 'task': {'_target_': 'slow_task.Slow', 'log': sys.argv[1]}}, 1)"
+    )
+    environment = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}", "PATH": ""}
+    parent = subprocess.Popen([sys.executable, "-c", code, str(log)], env=environment)
+    while not log.exists() or not log.read_text():
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    time.sleep(0.3)
+    status = Path(f"/proc/{log.read_text()}/stat")
+    assert not status.exists() or status.read_text().split()[2] == "Z"

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils import prune as reference
+
+from compress_exp.config import FieldError, UserError
+from compress_exp.methods.parametrized import Mask, attached, bake, lock, mark_masked
+from compress_exp.methods.prune.magnitude import MagnitudePruning, magnitude_masks, smallest
+from compress_exp.methods.select import Select, original, targets
+
+FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
+
+
+@pytest.fixture
+def method(budget):
+    return MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.5, schedule="one_shot")
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 19, 20])
+def test_smallest_marks_exactly_the_count_and_breaks_ties_by_index(count):
+    scores = torch.tensor([3.0, 1.0, 1.0, 2.0] * 5)
+    expected = np.zeros(20, dtype=bool)
+    expected[np.argsort(scores.numpy(), kind="stable")[:count]] = True
+    assert smallest(scores.view(4, 5), count).flatten().tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.2, 0.5, 0.9])
+def test_masks_of_one_tensor_equal_torch_l1_unstructured(sparsity):
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(31, 17)
+    ours = magnitude_masks([linear.weight], [torch.ones_like(linear.weight, dtype=torch.bool)], sparsity, "tensor")[0]
+    reference.l1_unstructured(linear, "weight", amount=sparsity)
+    assert torch.equal(ours, linear.weight_mask.bool())
+
+
+def test_global_masks_equal_torch_global_unstructured():
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(16, 16), torch.nn.Linear(16, 40)]
+    layers[1].weight.data *= 3
+    weights = [layer.weight.detach().clone() for layer in layers]
+    ours = magnitude_masks(weights, [torch.ones_like(w, dtype=torch.bool) for w in weights], 0.4, "global")
+    reference.global_unstructured([(layer, "weight") for layer in layers], reference.L1Unstructured, amount=0.4)
+    for mask, layer in zip(ours, layers, strict=True):
+        assert torch.equal(mask, layer.weight_mask.bool())
+
+
+def test_energy_removed_from_a_gaussian_has_its_closed_form():
+    weight = torch.randn(1000, 1000, generator=torch.Generator().manual_seed(0))
+    for sparsity, expected in ((0.2, 0.0043), (0.5, 0.071)):
+        mask = magnitude_masks([weight], [torch.ones_like(weight, dtype=torch.bool)], sparsity, "tensor")[0]
+        removed = float((weight * ~mask).square().sum() / weight.square().sum())
+        assert abs(removed - expected) < 0.001
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_every_projection_of_every_family_is_pruned_and_nothing_else(model_type, tiny, context, method):
+    model = method.prepare(tiny(model_type), context(model_type))
+    method.step(model, 1.0)
+    mark_masked(model)
+    bake(model)
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, torch.Tensor) or weight.dim() != 2:
+            continue
+        role = context(model_type).family.role(name, module)
+        inside = role not in (None, "embedding", "position_embedding", "relative_bias", "head")
+        zeros = int((weight == 0).sum())
+        assert zeros == (round(0.5 * weight.numel()) if inside else 0) or not inside and zeros < weight.shape[1] + 1, name
+
+
+def test_zero_sparsity_changes_no_bit(tiny, context, method, batch):
+    plain, model = tiny("bert"), tiny("bert")
+    zero = replace(method, sparsity=0.0)
+    zero.step(zero.prepare(model, context("bert")), 1.0)
+    bake(model)
+    after = model.state_dict()
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(tensor, after[name]), name
+
+
+def test_gradual_masks_are_nested_follow_the_cubic_schedule_and_hold_through_adam(tiny, context, budget, batch):
+    method = MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.6, schedule="cubic")
+    model = method.prepare(tiny("gpt2"), context("gpt2"))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+    previous = None
+    for step in range(20):
+        logits = model(input_ids=batch["input_ids"]).logits
+        logits.square().mean().backward()
+        method.step(model, (step + 1) / 20)
+        optimizer.step()
+        optimizer.zero_grad()
+        modules = [t.modules[0] for t in targets(model, context("gpt2").family, Select())]
+        masks = [attached(module, Mask).mask.clone() for module in modules]
+        for module, mask in zip(modules, masks, strict=True):
+            assert bool((module.weight[~mask] == 0).all())
+        if previous:
+            assert all(bool((new <= old).all()) for new, old in zip(masks, previous, strict=True))
+        previous = masks
+        progress = (step + 1) / 20
+        expected = 0.6 * (1 - (1 - progress) ** 3)
+        assert method.curves(model)["sparsity"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_kept_weights_are_untouched_by_the_mask(tiny, context, method):
+    before = {name: p.clone() for name, p in tiny("bert").named_parameters()}
+    model = method.prepare(tiny("bert"), context("bert"))
+    method.step(model, 1.0)
+    bake(model)
+    for name, parameter in model.named_parameters():
+        kept = parameter != 0
+        assert torch.equal(parameter[kept], before[name][kept])
+
+
+def test_a_later_stage_keeps_what_was_pruned_but_not_every_zero(tiny, context, method):
+    model = method.prepare(tiny("bert"), context("bert"))
+    method.step(model, 1.0)
+    mark_masked(model)
+    bake(model)
+    model.classifier.weight.data[0, 0] = 0.0
+    lock(model)
+    locked = sum(isinstance(module, Mask) for module in model.modules())
+    assert locked == 6 * 4
+    assert not hasattr(model.classifier, "parametrizations")
+
+
+def test_a_second_pruning_goes_on_from_the_first(tiny, context, method):
+    model = method.prepare(tiny("bert"), context("bert"))
+    method.step(model, 1.0)
+    mark_masked(model)
+    bake(model)
+    first = {name: p == 0 for name, p in model.named_parameters()}
+    lock(model)
+    second = replace(method, sparsity=0.8)
+    second.step(second.prepare(model, context("bert")), 1.0)
+    bake(model)
+    query = "bert.encoder.layer.0.attention.self.query.weight"
+    now = dict(model.named_parameters())[query]
+    assert int((now == 0).sum()) == round(0.8 * now.numel())
+    assert bool((now == 0)[first[query]].all())
+
+
+def test_tied_weights_are_pruned_once_and_stay_tied(tiny, context, budget):
+    method = MagnitudePruning(
+        name="prune/magnitude", train=budget, sparsity=0.5, schedule="one_shot", select=Select(roles=("embedding", "head"))
+    )
+    model = method.prepare(tiny("gpt2"), context("gpt2"))
+    method.step(model, 1.0)
+    bake(model)
+    assert model.lm_head.weight is model.transformer.wte.weight
+    assert int((model.lm_head.weight == 0).sum()) == math.ceil(0.5 * model.lm_head.weight.numel())
+
+
+def test_a_tensor_pruned_to_nothing_is_refused(tiny, context, budget):
+    method = MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.9, scope="global", schedule="one_shot")
+    model = tiny("bert")
+    model.bert.encoder.layer[0].attention.self.query.weight.data *= 1e-6
+    with pytest.raises(UserError, match="prunes a whole tensor to nothing"):
+        method.step(method.prepare(model, context("bert")), 1.0)
+
+
+def test_coverage_zero_is_refused(tiny, context, method):
+    nothing = replace(method, select=Select(include=("no.such.*",)))
+    with pytest.raises(FieldError, match="no weight matched"):
+        nothing.prepare(tiny("bert"), context("bert"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"), [({"sparsity": 1.5}, "sparsity"), ({"scope": "row"}, "scope"), ({"schedule": "x"}, "schedule")]
+)
+def test_values_out_of_range_are_refused(settings, field, budget):
+    with pytest.raises(FieldError) as caught:
+        MagnitudePruning(name="prune/magnitude", train=budget, **settings)
+    assert caught.value.name == field
+
+
+def test_original_is_the_trained_tensor(tiny, context, method):
+    model = method.prepare(tiny("bert"), context("bert"))
+    module = model.bert.encoder.layer[0].intermediate.dense
+    assert original(module) is module.parametrizations.weight.original

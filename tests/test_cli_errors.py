@@ -1,0 +1,129 @@
+"""Mistakes on the command line: one sentence on stderr, exit code 1, no traceback, and nothing heavy imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from compress_exp.cli import main
+from compress_exp.config import CONF, TrainConfig
+
+ROOT = CONF.parent
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "compress_exp", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["metod=prune"], ["metod: there is no key", "did you mean method"]),
+        (["+metod=prune"], ["metod: there is no such key; did you mean method"]),
+        (["modle@x=bert"], ["modle: there is no such group; did you mean model"]),
+        (["method=prun"], ["method=prun: there is no such choice; did you mean prune", "allowed: distill, finetune"]),
+        (["method=[prune,quan]"], ["method=quan: there is no such choice; did you mean quant"]),
+        (["method=quant/int4"], ["did you mean quant/int8", "allowed: quant/bf16, quant/int8, quant/static"]),
+        (["method=magnitude"], ["did you mean prune/magnitude"]),
+        (["model=brt"], ["model=brt", "did you mean", "bert"]),
+        (["+model@method.distill.student=t5_smal", "method=distill"], ["did you mean t5_small"]),
+        (["hydra/launcher=slrm"], ["hydra/launcher=slrm: there is no such choice"]),
+        (["experiment=famlies"], ["did you mean families"]),
+        (["method.prune.sparsty=0.5"], ["no key 'sparsty' in method.prune; did you mean sparsity"]),
+        (["method=quant", "method.prune.sparsity=0.5"], ["no key 'prune' in method with method=quant; allowed: quant"]),
+        (["train.epohs=2"], ["did you mean epochs"]),
+        (["train.epochs.x=2"], ["train.epochs.x"]),
+        (["~method.x"], ["no key 'x' in method"]),
+        (["~train"], ["train: a group needs one of its choices; allowed: default"]),
+        (["method=[]"], ["method: a group needs one of its choices; allowed: distill"]),
+        (["train=null"], ["train=null"]),
+        (["+seed=3"], ["seed: it is there already, write it without '+'"]),
+        (["+model=bert"], ["model: it is there already, write it without '+'"]),
+        (["seed=abc"], ["seed=abc: Value 'abc'", "Integer"]),
+        (["method=prune,quant"], ["method=prune,quant: several values need -m"]),
+        (["method==prune"], ["'method==prune' cannot be read as key=value"]),
+        (["method='prune"], ["a quote is not closed"]),
+        (["method"], ["'method' cannot be read as key=value"]),
+        (["--sweep"], ["unrecognized arguments: --sweep"]),
+        (["--config-dir", "/nowhere"], ["--config-dir: '/nowhere' is not a directory"]),
+        (["-m", "method=prune,quan"], ["method=quan: there is no such choice"]),
+        (["-m", "sed=1,2"], ["sed: there is no key 'sed'; did you mean seed"]),
+        (["-m", "method=glob(fold/*)"], ["nothing matches, so there would be no run; allowed: distill"]),
+        (["outputs=/proc/none"], ["outputs: nothing can be written in '/proc/none'"]),
+        (["outputs=/etc/hostname", "-m", "seed=0,1"], ["outputs: nothing can be written in '/etc/hostname'"]),
+    ],
+)
+def test_one_sentence(arguments: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 1
+    output = capsys.readouterr()
+    assert output.err.count("\n") == 1
+    assert not output.out
+    assert [part for part in parts if part not in output.err] == []
+
+
+def test_the_real_command_for_a_wrong_key() -> None:
+    done = command("method.prune.sparsty=0.5")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(
+        "method.prune.sparsty: there is no key 'sparsty' in method.prune; did you mean sparsity?"
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_the_real_command_for_a_wrong_value_in_a_sweep(tmp_path: Path) -> None:
+    done = command("-m", "method=prune", "method.prune.sparsity=2,3", f"outputs={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"method.prune.sparsity: {value} is not allowed, a number between 0 and 0.999 is" for value in (2, 3)
+    ]
+    assert "2 of 2 runs failed" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_configuration_file_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("seed: [1\n")
+    assert main(["--config-dir", str(tmp_path), "experiment=mine"]) == 1
+    error = capsys.readouterr().err
+    assert "not valid YAML" in error
+    assert error.count("\n") == 1
+
+
+def test_help_and_mistakes_import_nothing_heavy() -> None:
+    code = """
+import sys
+from compress_exp.cli import main
+assert main(["--help"]) == 0 and main(["metod=prune"]) == 1 and main(["method=prun"]) == 1
+heavy = {"torch", "transformers", "lightning", "datasets", "evaluate", "pandas", "wandb", "openvino", "numpy"}
+print(sorted(heavy & set(sys.modules)), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stderr.splitlines()[-1] == "[]"
+    for group in ("hardware:", "loss:", "method:", "model:", "task:", "tracking:", "train:"):
+        assert f"\n{group}" in done.stdout
+    assert done.stdout.count("  python -m compress_exp ") == 10
+
+
+def test_configurations_are_printed_without_running(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--cfg", "job", "--resolve", "-p", "train", "train.epochs=7"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["epochs"] == 7
+
+
+def test_a_method_s_budget_has_the_keys_of_the_root_s() -> None:
+    names = {"_target_", *(item.name for item in fields(TrainConfig))}
+    default, inherit = (
+        yaml.safe_load((CONF / "train" / f"{name}.yaml").read_text()) for name in ("default", "inherit")
+    )
+    assert set(default) == names
+    assert inherit == {name: f"${{train.{name}}}" for name in names}
+
+
+def test_both_loggings_are_the_same() -> None:
+    texts = [(CONF / "hydra" / group / "plain.yaml").read_text() for group in ("job_logging", "hydra_logging")]
+    assert texts[0] == texts[1]

@@ -1,0 +1,190 @@
+"""The sweeper in a small Hydra application of its own, with the real launcher."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from compress_exp.cli import Loader
+from compress_exp.config import CONF, UserError
+from compress_exp.errors import SweepFailed
+from compress_exp.overrides import combinations
+
+CONFIG = """
+defaults:
+  - method: prune
+  - override hydra/sweeper: grid
+  - override hydra/job_logging: plain
+  - override hydra/hydra_logging: plain
+  - _self_
+seed: 0
+outputs: {outputs}
+hydra:
+  output_subdir: null
+  run: {{dir: "${{outputs}}"}}
+  sweep: {{dir: "${{outputs}}", subdir: "."}}
+"""
+METHODS = {
+    "prune": "defaults: [prune/magnitude]\n",
+    "prune/magnitude": "# @package method.prune\nsparsity: 0.5\n",
+    "prune/movement": "# @package method.prune\nsparsity: 0.5\nwarmup: 1\n",
+    "quant": "# @package method.quant\nbits: 8\n",
+}
+Task = Callable[[DictConfig], Any]
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    for name, text in METHODS.items():
+        path = tmp_path / "conf" / "method" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    shutil.copytree(CONF / "hydra", tmp_path / "conf" / "hydra")
+    (tmp_path / "conf" / "config.yaml").write_text(CONFIG.format(outputs=tmp_path / "out"))
+    return tmp_path
+
+
+def loader(app: Path) -> Loader:
+    return Loader(create_config_search_path(str(app / "conf")))
+
+
+def sweep(app: Path, task: Task, *overrides: str) -> Any:
+    hydra = Hydra(task_name="app", config_loader=loader(app))
+    GlobalHydra.instance().clear()
+    GlobalHydra.instance().initialize(hydra)
+    try:
+        return hydra.multirun("config", task, list(overrides))
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def finish(config: DictConfig) -> dict[str, Any]:
+    """What a run leaves behind: a record named after what was asked."""
+    name = "+".join(config.method)
+    record = {
+        "run": {"id": f"{name}-{config.seed}", "method": list(config.method), "task": "t", "model": "m", "seed": 0},
+        "quality": {"primary": {"name": "accuracy", "value": 0.9}, "baseline": {"accuracy": 0.95}},
+        "size": {},
+        "latency": {"rows": []},
+    }
+    directory = Path(config.outputs) / "runs" / str(record["run"]["id"])
+    directory.mkdir(parents=True)
+    (directory / "record.json").write_text(json.dumps(record))
+    return record
+
+
+def test_a_failing_job_stops_no_other_and_the_table_comes_last(app: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def task(config: DictConfig) -> Any:
+        if config.seed == 1:
+            raise UserError("task.data_dir: 'x' is not there")
+        if config.seed == 2:
+            raise RuntimeError("out of luck\nsecond line")
+        return finish(config)
+
+    with pytest.raises(SweepFailed, match="2 of 4 runs failed"):
+        sweep(app, task, "seed=0,1,2,3")
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if line.startswith("[")] == [f"[{i + 1}/4] seed={i}" for i in range(4)]
+    tail = out[out.index("accuracy") :]
+    assert tail.count("0.9000") == 2
+    assert tail[tail.index("2 of 4") :].splitlines() == [
+        "2 of 4 runs failed:",
+        "  seed=1: task.data_dir: 'x' is not there",
+        "  seed=2: RuntimeError: out of luck",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["method=prune,quan"], "method=quan: there is no such choice; did you mean quant? allowed: prune, quant"),
+        (["method=prune,[prune,quan]"], "method=quan: there is no such choice"),
+        (
+            ["method=prune,quant", "method.prune.sparsity=0.4"],
+            "method.prune.sparsity: there is no key 'prune' in method with method=quant; allowed: quant",
+        ),
+        (["method=glob(distill/*)"], "nothing matches, so there would be no run; allowed: prune, quant, prune/magn"),
+        (["seed=interval(0,1)"], "seed=interval(0,1): a grid needs single values"),
+    ],
+)
+def test_one_bad_job_refuses_all_before_anything_runs(app: Path, overrides: list[str], sentence: str) -> None:
+    ran: list[DictConfig] = []
+    with pytest.raises(UserError) as error:
+        sweep(app, ran.append, *overrides)
+    assert sentence in str(error.value)
+    assert not ran
+
+
+def test_lists_and_names_mix_and_parameters_of_the_second_choice_can_be_set(app: Path) -> None:
+    seen: list[list[str]] = []
+    sweep(app, lambda config: seen.append(list(config.method)), "method=prune,[quant,prune],quant")
+    assert seen == [["prune"], ["quant", "prune"], ["quant"]]
+    bits: list[int] = []
+    sweep(
+        app, lambda config: bits.append(config.method.quant.bits), "method=quant,[prune,quant]", "method.quant.bits=4"
+    )
+    assert bits == [4, 4]
+
+
+def test_a_pattern_reaches_into_folders(app: Path) -> None:
+    seen: list[Any] = []
+    sweep(app, lambda config: seen.append("warmup" in config.method.prune), "method=glob(prune/*)")
+    assert seen == [False, True]
+
+
+def test_a_grid_from_a_file_gives_way_to_the_command_line(app: Path) -> None:
+    config = app / "conf" / "config.yaml"
+    config.write_text(config.read_text() + "  sweeper: {params: {method: 'prune,[prune,quant]', seed: '1,2'}}\n")
+    seen: list[str] = []
+    sweep(app, lambda config: seen.append(f"{'+'.join(config.method)}{config.seed}"), "seed=7")
+    assert seen == ["prune7", "prune+quant7"]
+
+
+def test_what_is_finished_is_shown_when_the_sweep_is_interrupted(app: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def task(config: DictConfig) -> Any:
+        if config.seed == 1:
+            raise KeyboardInterrupt
+        return finish(config)
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(app, task, "seed=0,1,2")
+    assert capsys.readouterr().out.count("0.9000") == 1
+
+
+def test_a_launcher_that_breaks_is_a_failure_after_the_table(app: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def task(config: DictConfig) -> Any:
+        (app / "conf" / "method" / "quant.yaml").unlink()
+        return finish(config)
+
+    with pytest.raises(SweepFailed):
+        sweep(app, task, "method=prune,quant")
+    out = capsys.readouterr().out
+    assert out.index("0.9000") < out.index("BasicLauncher:")
+
+
+def test_nothing_to_show_shows_nothing(app: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep(app, lambda config: None, "seed=0,1")
+    assert capsys.readouterr().out == "[1/2] seed=0\n[2/2] seed=1\n"
+    assert not (app / "out" / "reports").exists()
+
+
+def test_combinations_keep_quotes_deletions_and_the_last_of_two(app: Path) -> None:
+    known: ConfigLoader = loader(app)
+    assert combinations(["a='x,y'", "~b", "+c=1,2", "d={e: 1}", "a2=3", "a2=4"], known) == [
+        ["a='x,y'", "~b", "+c=1", "d={e: 1}", "a2=4"],
+        ["a='x,y'", "~b", "+c=2", "d={e: 1}", "a2=4"],
+    ]
+    assert combinations([], known) == [[]]
+    with pytest.raises(HydraException):
+        combinations(["a=[1,"], known)
