@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from compress_exp.config import UserError, plain
 from compress_exp.pipeline import Plan, disk_bytes, plan, produce, stage_rows
@@ -33,7 +33,6 @@ def run(config: DictConfig) -> dict[str, Any] | None:
         UserError: the configuration or this machine cannot do it, in one sentence.
     """
     planned = plan(config)
-    check_duplicates(config)
     outputs = Path(config.outputs)
     store = Store(outputs / "artifacts")
     directory = outputs / "runs" / planned.run_name
@@ -129,27 +128,6 @@ def read_record(directory: Path) -> dict[str, Any] | None:
         log.warning("%s is damaged (%s missing); measuring again", path, missing[0])
         return None
     return record
-
-
-def check_duplicates(config: DictConfig) -> None:
-    """Refuse two variants of one family, which Hydra would have merged into one.
-
-    Raises:
-        UserError: naming the way to have both.
-    """
-    from hydra.core.hydra_config import HydraConfig
-
-    if not HydraConfig.initialized():
-        return
-    choice = HydraConfig.get().runtime.choices.get("method")
-    chosen = [str(name) for name in choice] if OmegaConf.is_list(choice) or isinstance(choice, list) else []
-    families = [name.partition("/")[0] for name in chosen]
-    twice = next((family for family in families if families.count(family) > 1), None)
-    if twice:
-        second = [name for name in chosen if name.partition("/")[0] == twice][1]
-        raise UserError(
-            f"method: two variants of {twice} share one key; write the second as +method@method.{twice}2={second}"
-        )
 
 
 def curves(paths: list[Path]) -> list[dict[str, float | str]]:

@@ -39,7 +39,8 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: 
     if tied and description is not None:
         description["tied"] = tied
     config = model.config.to_dict()
-    config.pop("quantization_config", None)
+    for name in ("quantization_config", "_name_or_path"):
+        config.pop(name, None)
     config["architectures"] = [type(model).__name__]
     config["dtype"] = str(next(p.dtype for p in model.parameters() if p.is_floating_point())).removeprefix("torch.")
     if description is not None:

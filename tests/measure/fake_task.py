@@ -26,21 +26,20 @@ class FakeTask:
     higher_is_better = True
     evaluated = "validation"
 
-    def evaluate(self, predictor: Any, tokenizer: Any, progress: bool) -> Predictions:
+    def __post_init__(self) -> None:
         if self.fail == "user":
             raise UserError("task.columns.text: there is no such column")
         if self.fail == "bug":
             raise ZeroDivisionError("first line\nsecond line")
         if self.fail == "death":
             os._exit(3)
+
+    def evaluate(self, predictor: Any, tokenizer: Any, progress: bool) -> Predictions:
         with Path(self.log).open("a") as stream:
             stream.write(f"{type(predictor).__name__} {predictor.config.vocab_size} {torch.get_num_threads()}\n")
         ids = torch.randint(5, 50, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        if self.generates:
-            values = predictor.generate(batch, 4, 1)[:, -4:].float()
-        else:
-            values = predictor.logits(batch)
+        values = predictor.generate(batch, 4, 1)[:, -4:].float() if self.generates else predictor.logits(batch)
         return Predictions({"values": values.numpy()})
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:

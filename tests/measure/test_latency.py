@@ -1,8 +1,10 @@
 import time
 
+import numpy as np
 import pytest
+from scipy.stats import bootstrap
 
-from compress_exp.measure.latency import in_turns, row, shapes
+from compress_exp.measure.latency import Turns, in_turns, row, shapes
 
 
 def sleeper(seconds: float):  # type: ignore[no-untyped-def]
@@ -18,6 +20,15 @@ def test_known_latency_and_equal_models() -> None:
     assert figures["speedup_over_eager"] == pytest.approx(3, rel=0.1)
     assert figures["repeats"] == 12 and figures["cores"] < 0.5
     assert figures["p50_ms"] <= figures["p90_ms"] <= figures["p99_ms"]
+
+
+def test_interval_equals_scipy_s_bootstrap() -> None:
+    generator = np.random.default_rng(1)
+    slow, fast = 2 + 0.3 * generator.random(40), 1 + 0.3 * generator.random(40)
+    ratio, interval = Turns({"slow": slow, "fast": fast}, {}).ratio("slow", "fast")
+    expected = bootstrap((slow / fast,), np.median, n_resamples=5000, method="percentile", rng=generator)
+    assert ratio == np.median(slow / fast)
+    assert interval == pytest.approx(list(expected.confidence_interval), rel=0.01)
 
 
 def test_turns_alternate_and_short_calls_are_warmed_by_themselves() -> None:

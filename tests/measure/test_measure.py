@@ -118,8 +118,9 @@ def test_generating_models_in_eager(model_type: str, tmp_path: Path) -> None:
     ],
 )
 def test_failures_of_the_process_are_one_line(fail: str, error: type[Exception], message: str, tmp_path: Path) -> None:
+    task = {"_target_": "fake_task.FakeTask", "log": "", "fail": fail}
     with pytest.raises(error, match=message) as caught:
-        run(tmp_path, "gpt2", fail=fail)
+        measure(tmp_path / "own", tmp_path, task, HARDWARE, KEYS, tmp_path, tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -146,7 +147,8 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     log = tmp_path / "log"
     code = (
         "import sys; from compress_exp.measure.measure import run_child;"
-        "run_child({'what': 'comparison', 'artifact': 'a', 'task': {'_target_': 'slow_task.Slow', 'log': sys.argv[1]}}, 1)"
+        "task = {'_target_': 'slow_task.Slow', 'log': sys.argv[1]};"
+        "run_child({'what': 'comparison', 'artifact': 'a', 'task': task}, 1)"
     )
     environment = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}", "PATH": ""}
     parent = subprocess.Popen([sys.executable, "-c", code, str(log)], env=environment)

@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 SIZES = {"train": 6000, "validation": 1000, "test": 1000}
-NOISE = 0.02
+NOISE = 0.015
 
-GOOD = "good great clever charming funny moving brilliant gripping lovely fresh elegant warm".split()
-BAD = "bad awful dull boring clumsy stale silly weak tedious bland shallow cold".split()
-ASPECTS = "plot acting music dialogue ending camera pacing script cast direction story humour".split()
-STRONG = "very truly extremely remarkably".split()
-MILD = "slightly somewhat".split()
-NEGATIONS = ("was not", "was never", "was hardly", "did not seem")
-STATEMENTS = ("was", "seemed", "felt", "turned out")
+GOOD = "good great clever charming funny moving brilliant lovely fresh warm".split()
+BAD = "bad awful dull boring clumsy stale silly weak bland cold".split()
+ASPECTS = "plot acting music dialogue ending camera script cast story humour".split()
+STRONG = ("very", "truly")
+MILD = ("slightly",)
+NEGATIONS = ("was not", "was never")
+STATEMENTS = ("was", "seemed")
 OTHERS = ("my brother", "the critic", "the poster", "a friend", "everyone")
 FILLERS = (
     "we saw it on a rainy evening",
@@ -47,41 +47,41 @@ def _pick(generator: random.Random, items: Sequence[Item]) -> Item:
 def _review(generator: random.Random) -> dict[str, Any]:
     score = 0
     while abs(score) < 2:
-        sentences = [_sentence(generator) for _ in range(_pick(generator, (1, 2, 2)))]
+        # Opinions lean to one side, as in real reviews.
+        mood = 1 if generator.random() < 0.5 else -1
+        count = 2 if generator.random() < 0.15 else 1
+        sentences = [_sentence(generator, mood) for _ in range(count)]
         score = sum(value for _, value in sentences)
     texts = [text for text, _ in sentences]
-    if generator.random() < 0.3:
-        texts.insert(_pick(generator, range(len(texts) + 1)), _pick(generator, FILLERS))
+    if count == 1 or generator.random() < 0.3:
+        texts.insert(_pick(generator, range(count + 1)), _pick(generator, FILLERS))
     label = int(score > 0)
     return {"text": " . ".join(texts) + " .", "label": 1 - label if generator.random() < NOISE else label}
 
 
-def _sentence(generator: random.Random) -> tuple[str, int]:
-    (first, low), (second, high) = _opinion(generator), _opinion(generator)
+def _sentence(generator: random.Random, mood: int) -> tuple[str, int]:
+    (first, low), (second, high) = _opinion(generator, mood), _opinion(generator, mood)
     form = generator.random()
     if form < 0.3:
         return f"{first} but {second}", low + 3 * high
-    if form < 0.5:
+    if form < 0.45:
         return f"although {first} , {second}", low + 3 * high
     if form < 0.6:
         return f"{first} although {second}", 3 * low + high
-    if form < 0.75:
+    if form < 0.7:
         return f"{first} and {second}", low + high
-    if form < 0.9:
-        verdict = _pick(generator, GOOD + BAD)
-        return f"{_pick(generator, OTHERS)} called it {verdict} but {second}", 3 * high
+    if form < 0.85:
+        return f"{_pick(generator, OTHERS)} called it {_pick(generator, GOOD + BAD)} but {second}", 3 * high
     return first, low
 
 
-def _opinion(generator: random.Random) -> tuple[str, int]:
-    sign = 1 if generator.random() < 0.5 else -1
-    adjective = _pick(generator, GOOD if sign > 0 else BAD)
-    aspect = _pick(generator, ASPECTS)
-    strength = generator.random()
-    if generator.random() < 0.4:
-        strong = strength < 0.3
+def _opinion(generator: random.Random, mood: int) -> tuple[str, int]:
+    sign = mood if generator.random() < 0.6 else -mood
+    strength, aspect = generator.random(), _pick(generator, ASPECTS)
+    if generator.random() < 0.3:
+        adjective, strong = _pick(generator, BAD if sign > 0 else GOOD), strength < 0.3
         words = f"{_pick(generator, STRONG)} {adjective}" if strong else adjective
-        return f"the {aspect} {_pick(generator, NEGATIONS)} {words}", -sign * (1 if strong else 2)
-    adverbs, value = (STRONG, 3) if strength < 0.3 else (MILD, 1) if strength < 0.6 else ((), 2)
-    words = f"{_pick(generator, adverbs)} {adjective}" if adverbs else adjective
+        return f"the {aspect} {_pick(generator, NEGATIONS)} {words}", sign * (1 if strong else 2)
+    adverbs, value = (STRONG, 3) if strength < 0.3 else (MILD, 1) if strength < 0.6 else (("",), 2)
+    words = f"{_pick(generator, adverbs)} {_pick(generator, GOOD if sign > 0 else BAD)}".strip()
     return f"the {aspect} {_pick(generator, STATEMENTS)} {words}", sign * value

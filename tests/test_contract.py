@@ -1,0 +1,160 @@
+"""Every method file keeps the contract: it composes, trains, converts, reloads, resumes, shrinks, and stacks."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.utils import parametrize
+
+from compress_exp.config import CONF, UserError
+from compress_exp.export.artifact import load
+from compress_exp.layers.int8 import Int8Linear
+from compress_exp.layers.surgery import pruned_modules
+from compress_exp.models.families.base import is_conv1d
+from compress_exp.pipeline import apply_stage, build_baseline, publish, run_stage
+from compress_exp.store import Store
+from compress_exp.training.forward import forward_logits
+from compress_exp.training.trainer import Bar
+from tests.experiments import planned, write_data
+
+VARIANTS = sorted(str(path.relative_to(CONF / "method").with_suffix("")) for path in (CONF / "method").rglob("*.yaml"))
+ALIASES = {name for name in VARIANTS if any(other.startswith(name + "/") for other in VARIANTS)}
+VARIANTS = [name for name in VARIANTS if name not in ALIASES]
+FAMILIES = ("bert", "gpt2", "t5")
+PAIRS = [(variant, family) for variant in VARIANTS for family in FAMILIES]
+PAIRS += [(variant, family) for variant in ("finetune", "prune/magnitude", "quant/static", "distill/hard") for family in ("albert", "bart")]
+TRAINED = [name for name in VARIANTS if "max_steps: 0" not in (CONF / "method" / f"{name}.yaml").read_text()]
+RESUMED = [(variant, family) for variant in TRAINED for family in FAMILIES]
+FILES = ("model.safetensors", "config.json", "history.csv")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("contract")
+
+
+@pytest.fixture(scope="module")
+def data(place):
+    return write_data(place / "data")
+
+
+@pytest.fixture(scope="module")
+def expected(place):
+    """Logits that the reload test looks for, by artifact directory."""
+    return place / "expected"
+
+
+def baseline(place, plan):
+    return Store(place / "artifacts").get(plan.baseline_recipe, lambda d: build_baseline(plan, d), "baseline")
+
+
+def fixed_batch(model):
+    ids = torch.arange(1, 25).view(2, 12) * 7 % 300 + 5
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.flip(1)}
+
+
+@pytest.mark.parametrize(("variant", "family"), PAIRS)
+def test_it_composes_trains_converts_and_is_published(variant, family, place, data, expected):
+    plan = planned(family, data, f"method={variant}")
+    stage = plan.stages[0]
+    assert stage.methods[0].name in (variant, f"{variant}/{variant}")
+    dense = baseline(place, plan)
+    directory = place / f"{variant.replace('/', '.')}-{family}"
+    directory.mkdir()
+    built = apply_stage(plan, 0, dense, dense, directory)
+    assert not any(parametrize.is_parametrized(module) for module in built.model.modules())
+    assert built.steps == (3 if stage.trains else 0)
+    assert all(math.isfinite(value) for row in built.history for value in row.values())
+    assert not built.history or built.history[-1]["step"] == 2
+    with torch.no_grad():
+        logits = forward_logits(built.model, fixed_batch(built.model)).float()
+    publish(built, directory)
+    expected.mkdir(exist_ok=True)
+    (expected / f"{directory.name}.json").write_text(json.dumps({"path": str(directory), "logits": logits.tolist()}))
+    kind = variant.partition("/")[0]
+    if kind in ("prune", "quant") or (kind == "distill" and family != "albert"):
+        assert (directory / "model.safetensors").stat().st_size < (dense / "model.safetensors").stat().st_size
+    else:
+        assert (directory / "model.safetensors").stat().st_size == (dense / "model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize(("variant", "family"), RESUMED)
+def test_an_interrupted_run_ends_bit_identical(variant, family, place, data, monkeypatch):
+    plan = planned(family, data, f"method={variant}", "train.checkpoint_steps=1")
+    dense = baseline(place, plan)
+    undisturbed = place / "undisturbed" / f"{variant.replace('/', '.')}-{family}"
+    disturbed = place / "disturbed" / undisturbed.name
+    for directory in (undisturbed, disturbed):
+        directory.mkdir(parents=True)
+    run_stage(plan, 0, dense, dense, undisturbed)
+    with monkeypatch.context() as patch:
+        patch.setattr(Bar, "on_train_batch_end", _die_at_step_two)
+        with pytest.raises(Killed):
+            run_stage(plan, 0, dense, dense, disturbed)
+    run_stage(plan, 0, dense, dense, disturbed)
+    for name in FILES:
+        assert (undisturbed / name).read_bytes() == (disturbed / name).read_bytes(), name
+
+
+class Killed(Exception):
+    pass
+
+
+def _die_at_step_two(self, trainer, *rest):
+    if trainer.global_step == 2:
+        raise Killed
+
+
+@pytest.mark.parametrize(("variant", "family"), [(v, f) for v, f in PAIRS if f in FAMILIES])
+def test_pruned_weights_stay_pruned_in_every_later_stage(variant, family, place, data):
+    plan = planned(family, data, f"method=[prune,{variant}]") if not variant.startswith("prune") else None
+    if plan is None:
+        plan = planned(family, data, "method=prune", f"+method@method.prune2={variant}", "method.prune2.sparsity=0.7")
+    store = Store(place / "artifacts")
+    dense = baseline(place, plan)
+    pruned = store.get(plan.stage_recipe(0), lambda d: run_stage(plan, 0, dense, dense, d), "prune")
+    directory = place / "after" / f"{variant.replace('/', '.')}-{family}"
+    directory.mkdir(parents=True)
+    model = apply_stage(plan, 1, pruned, dense, directory).model
+    before, after = dict(pruned_modules(load(pruned))), dict(pruned_modules(model))
+    assert after
+    for name, module in after.items():
+        if variant.startswith("distill"):
+            assert float((module.weight == 0).float().mean()) >= 0.49
+        else:
+            turned = is_conv1d(before[name]) and isinstance(module, Int8Linear)
+            zeros = before[name].weight.T == 0 if turned else before[name].weight == 0
+            assert bool((module.weight == 0)[zeros].all()), name
+
+
+@pytest.mark.parametrize(("variant", "family"), [(v, f) for v, f in RESUMED if not v.startswith("distill")])
+def test_it_learns_from_a_teacher(variant, family, place, data):
+    plan = planned(family, data, f"method={variant}", "loss=soft_targets")
+    dense = baseline(place, plan)
+    directory = place / "teacher" / f"{variant.replace('/', '.')}-{family}"
+    directory.mkdir(parents=True)
+    history = apply_stage(plan, 0, dense, dense, directory).history
+    assert {"hard", "soft", "loss"} <= set(history[0])
+    assert history[0]["loss"] == pytest.approx(history[0]["hard"] + history[0]["soft"], rel=1e-5)
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name.startswith("quant")])
+def test_nothing_trains_after_packed_weights(variant, data):
+    with pytest.raises(UserError, match="nothing can follow .* packed; put it last"):
+        planned("bert", data, f"method=[{variant},finetune]")
+
+
+def test_all_of_them_reload_with_equal_logits_in_one_other_process(place, expected):
+    if not expected.exists():
+        pytest.skip("the artifacts are made by the first test of this file")
+    code = Path(__file__).with_name("reload_child.py")
+    answer = subprocess.run([sys.executable, str(code), str(expected)], capture_output=True, text=True, check=True)
+    differences = json.loads(answer.stdout.splitlines()[-1])
+    assert len(differences) == len(list(expected.glob("*.json"))) == len(PAIRS)
+    assert max(differences.values()) == 0.0, differences

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from compress_exp.store import Store, digest, write_json
+
+
+def builder(log, content="x"):
+    def build(directory):
+        log.append(directory)
+        (directory / "model.safetensors").write_text(content)
+        return {"steps": 3}
+
+    return build
+
+
+def test_the_key_is_the_content_with_lists_in_order():
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert digest({"b": [1, 2]}) != digest({"b": [2, 1]})
+
+
+def test_an_artifact_is_built_once_and_found_again(tmp_path):
+    store, log = Store(tmp_path), []
+    first = store.get({"a": 1}, builder(log), "x")
+    assert store.get({"a": 1}, builder(log), "x") == first == store.find({"a": 1})
+    assert len(log) == 1
+    assert json.loads((first / "recipe.json").read_text()) == {"a": 1}
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("harm", ["truncate", "remove", "build"])
+def test_a_damaged_artifact_is_said_and_built_again(tmp_path, caplog, harm):
+    store, log = Store(tmp_path), []
+    path = store.get({"a": 1}, builder(log, "complete"), "x")
+    if harm == "truncate":
+        (path / "model.safetensors").write_text("comp")
+    elif harm == "remove":
+        (path / "model.safetensors").unlink()
+    else:
+        (path / "build.json").write_text("{")
+    assert store.find({"a": 1}) is None
+    assert store.get({"a": 1}, builder(log, "complete"), "x") == path
+    assert len(log) == 2
+    assert "building it again" in caplog.text
+    assert (path / "model.safetensors").read_text() == "complete"
+
+
+def test_a_failed_build_leaves_what_it_had_for_the_next(tmp_path):
+    store = Store(tmp_path)
+
+    def fails(directory):
+        (directory / "checkpoint.ckpt").write_text("half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        store.get({"a": 1}, fails, "x")
+    assert store.find({"a": 1}) is None
+    seen = []
+
+    def resumes(directory):
+        seen.append((directory / "checkpoint.ckpt").read_text())
+        (directory / "checkpoint.ckpt").unlink()
+        return {}
+
+    store.get({"a": 1}, resumes, "x")
+    assert seen == ["half"]
+
+
+def test_older_results_are_built_again_on_demand_and_never_missing_meanwhile(tmp_path):
+    store, log = Store(tmp_path), []
+    path = store.get({"a": 1}, builder(log, "old"), "x")
+
+    def rebuild(directory):
+        assert (store.find({"a": 1}) / "model.safetensors").read_text() == "old"
+        (directory / "model.safetensors").write_text("new")
+        return {}
+
+    assert store.get({"a": 1}, rebuild, "x", newer_than=time.time() + 1) == path
+    assert (path / "model.safetensors").read_text() == "new"
+    aside = path.with_name(f".{path.name}.old")
+    assert not aside.exists()
+    path.rename(aside)
+    assert (store.find({"a": 1}) / "model.safetensors").read_text() == "new"
+
+
+def test_six_processes_build_one_artifact_once(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from compress_exp.store import Store\n"
+        "def build(d):\n"
+        "    with open(sys.argv[2], 'a') as f: f.write('built\\n')\n"
+        "    time.sleep(0.3); (d / 'x').write_text('x'); return {}\n"
+        "print(Store(Path(sys.argv[1])).get({'a': 1}, build, 'x'))\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "artifacts"), str(tmp_path / "log")]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    answers = {process.communicate()[0] for process in processes}
+    assert len(answers) == 1
+    assert (tmp_path / "log").read_text() == "built\n"
+
+
+def test_json_is_written_whole(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}

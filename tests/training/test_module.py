@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+
+from compress_exp.config import UserError
+from compress_exp.losses.soft_targets import SoftTargets
+from compress_exp.losses.task import TaskLoss
+from compress_exp.methods.prune.magnitude import MagnitudePruning
+from compress_exp.training.flows import DistillationModule, PruneFinetuneModule, QATModule, flow_of
+from compress_exp.training.module import CompressionModule, rate_factor, step_seed
+
+
+def test_the_rate_rises_and_falls_linearly():
+    factors = [rate_factor(step, 10, 0.2) for step in range(10)]
+    assert factors == pytest.approx([0.5, 1.0, 1.0, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
+    assert [rate_factor(step, 4, 0.0) for step in range(4)] == pytest.approx([1.0, 0.75, 0.5, 0.25])
+
+
+def test_step_seeds_depend_on_all_their_arguments():
+    seeds = {step_seed(seed, step, rank) for seed in range(3) for step in range(50) for rank in range(2)}
+    assert len(seeds) == 300
+
+
+def test_progress_ends_at_exactly_one_and_is_held_through_a_round(tiny, budget):
+    single = CompressionModule(tiny("bert"), None, TaskLoss(), (), budget, 7, 0)
+    assert [single.progress(step) for step in range(7)][-1] == 1.0
+    method = MagnitudePruning(name="prune/magnitude", train=budget, rounds=3)
+    rounds = PruneFinetuneModule(tiny("bert"), None, TaskLoss(), (method,), budget, 4, 0)
+    assert rounds.total_steps == 12
+    assert [rounds.progress(step) for step in range(12)] == pytest.approx([1 / 3] * 4 + [2 / 3] * 4 + [1.0] * 4)
+    assert rounds.progress(11) == 1.0
+
+
+def test_a_loss_that_needs_a_teacher_says_so(tiny, budget):
+    with pytest.raises(UserError, match="needs a teacher"):
+        CompressionModule(tiny("bert"), None, SoftTargets(), (), budget, 7, 0)
+
+
+def test_the_teacher_is_frozen_and_in_no_state(tiny, budget):
+    module = DistillationModule(tiny("bert"), None, SoftTargets(), (), budget, 7, 0, tiny("bert"))
+    teacher = module._teacher[0]
+    assert not teacher.training
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert len(module.state_dict()) == len(tiny("bert").state_dict())
+
+
+def test_flows_follow_the_families(budget):
+    prune = MagnitudePruning(name="prune/magnitude", train=budget)
+    assert flow_of((prune,)) is PruneFinetuneModule
+    assert flow_of(()) is CompressionModule
+    with pytest.raises(UserError, match="no prunable weight"):
+        PruneFinetuneModule.on_fit_start(_bare(PruneFinetuneModule, budget))
+    with pytest.raises(UserError, match="saw no data"):
+        QATModule.on_fit_start(_bare(QATModule, budget))
+
+
+def _bare(flow, budget):
+    from tests.conftest import build_model
+
+    return flow(build_model("bert"), None, TaskLoss(), (), budget, 1, 0)
