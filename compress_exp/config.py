@@ -6,6 +6,7 @@ Nothing here imports torch or transformers: configuration errors must answer wit
 from __future__ import annotations
 
 import difflib
+import inspect
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -87,7 +88,7 @@ def build(node: Any, key: str) -> Any:
     Raises:
         UserError: one sentence that names the key, the value and what is allowed.
     """
-    config = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
+    config: Any = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
     if isinstance(config, Mapping) and "_target_" in config:
         return _construct(config, key)
     if isinstance(config, Mapping):
@@ -101,7 +102,7 @@ def _construct(config: Mapping[str, Any], key: str) -> Any:
     except Exception as error:
         raise UserError(f"{key}._target_: {config['_target_']!r} cannot be imported ({error})") from error
     arguments = {name: build(value, f"{key}.{name}") for name, value in config.items() if name != "_target_"}
-    hints = typing.get_type_hints(target if is_dataclass(target) else target.__init__)
+    hints = typing.get_type_hints(target if is_dataclass(target) else inspect.getattr_static(target, "__init__"))
     names = [item.name for item in fields(target)] if is_dataclass(target) else [n for n in hints if n != "return"]
     for name, value in arguments.items():
         if name not in names:

@@ -38,7 +38,7 @@ class CompressExpConfig(QuantizationConfigMixin):
     ) -> None:
         if format != 1:
             raise ValueError(f"artifact format {format} is newer than this release of compress_exp reads (1)")
-        self.quant_method = quant_method
+        self.quant_method = quant_method  # type: ignore[assignment]
         self.format = format
         self.int8_linear = int8_linear
         self.int8_embedding = int8_embedding
@@ -87,10 +87,12 @@ class CompressExpQuantizer(HfQuantizer):
                 replace_module(model, name, _int8_linear(model.get_submodule(name)))
             for name in self.quantization_config.int8_embedding:
                 replace_module(model, name, _int8_embedding(model.get_submodule(name)))
+        missing = set(model._keys_to_ignore_on_load_missing or ())
         for name in self.quantization_config.tied:
             # transformers ties Parameters only; ours are tied after loading.
             model.all_tied_weights_keys.pop(f"{name}.weight", None)
-            model._keys_to_ignore_on_load_missing.add(rf"^{re.escape(name)}\.weight(_scale)?$")
+            missing.add(rf"^{re.escape(name)}\.weight(_scale)?$")
+        model._keys_to_ignore_on_load_missing = missing
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         for name, source in self.quantization_config.tied.items():

@@ -15,7 +15,8 @@ import psutil
 from omegaconf import DictConfig
 
 from compress_exp.config import UserError, plain
-from compress_exp.pipeline import Plan, disk_bytes, plan, produce, stage_rows
+from compress_exp.pipeline import produce, stage_rows
+from compress_exp.plan import Plan, disk_bytes, plan
 from compress_exp.store import Store, digest, locked, write_json
 
 log = logging.getLogger("compress_exp")
@@ -45,7 +46,9 @@ def run(config: DictConfig) -> dict[str, Any] | None:
         return record
     planned.hardware.check_host(planned.facts.family.kind, planned.integer)
     if (needed := disk_bytes(planned)) > (free := free_bytes(outputs)):
-        raise UserError(f"outputs: about {needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free; make room first")
+        raise UserError(
+            f"outputs: about {needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free; make room first"
+        )
     with locked(directory):
         fresh = psutil.Process().create_time()
         paths = produce(planned, store, fresh if config.force in ("run", "all") else 0.0, config.force == "all")
@@ -100,13 +103,17 @@ def assemble(
         },
         **{name: measured[name] for name in ("quality", "size", "latency", "memory", "energy", "flags")},
         "stages": rows,
-        "cost": cost | {"baseline_seconds": baseline["seconds"], "compressing_seconds": sum(r["seconds"] for r in rows)},
+        "cost": cost
+        | {"baseline_seconds": baseline["seconds"], "compressing_seconds": sum(r["seconds"] for r in rows)},
         "origin": origin()
         | {
             "artifact": planned.artifact_key,
             "baseline": planned.baseline_key,
             "parent": rows[-2]["artifact"] if len(rows) > 1 else planned.baseline_key,
-            "data": {"train": digest(planned.task.identity()), "evaluation": digest(planned.task.evaluation_identity())},
+            "data": {
+                "train": digest(planned.task.identity()),
+                "evaluation": digest(planned.task.evaluation_identity()),
+            },
             "methods": [method.identity() for stage in planned.stages for method in stage.methods],
         },
     }
@@ -154,8 +161,8 @@ def show_plan(planned: Plan, store: Store, directory: Path) -> None:
     for label, recipe in zip(["baseline", *(stage.label for stage in planned.stages)], recipes, strict=True):
         there = store.find(recipe)
         log.info("%-24s %s %s", label, "is there:   " if there else "to be built:", store.path(recipe))
-    there = (directory / "record.json").exists()
-    log.info("%-24s %s %s", "record", "is there:   " if there else "to be made: ", directory / "record.json")
+    done = (directory / "record.json").exists()
+    log.info("%-24s %s %s", "record", "is there:   " if done else "to be made: ", directory / "record.json")
     log.info("disk: about %.0f MB are needed, %.0f MB are free", disk_bytes(planned) / 1e6, free_bytes(directory) / 1e6)
 
 

@@ -157,10 +157,10 @@ class WandbTracking(Tracking):
         try:
             for step, row in in_order(curves):
                 run.log(row, step=step)
-            rows = record["latency"]["rows"]
+            rows = [flatten(row) for row in record["latency"]["rows"]]
             if rows:
                 columns = list(rows[0])
-                cells = [[_cell(row.get(name)) for name in columns] for row in rows]
+                cells = [[row.get(name) for name in columns] for row in rows]
                 run.log({"latency/table": wandb.Table(columns=columns, data=cells, allow_mixed_types=True)})
             run.summary.update(summary(record))
         finally:
@@ -184,10 +184,6 @@ def summary(record: Json) -> dict[str, Any]:
     latency = {name: value for name, value in record["latency"].items() if name != "rows"}
     flat = flatten(dict(record) | {"latency": latency | (dict(rows[0]) if rows else {})})
     return flat | {"quality/primary": record["quality"]["primary"]["value"]}
-
-
-def _cell(value: Any) -> str | float | None:
-    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def flatten(node: Any, path: str = "") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from compress_exp.config import CONF
-from compress_exp.pipeline import Plan, plan
+from compress_exp.plan import Plan, plan
 
 SMALL = {
     "bert": ("tiny_bert", "classification", {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}),
@@ -19,7 +19,7 @@ SMALL = {
     "t5": ("tiny_t5", "seq2seq", {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_heads": 2}),
     "bart": ("tiny_bart", "seq2seq", {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}),
 }
-WORDS = "the a good bad film plot actor was is not very but slow fine dull bright we they saw liked".split()
+WORDS = "the a good bad film plot actor was is not very but slow fine dull bright we they saw liked".split()  # noqa: SIM905
 
 
 def write_data(directory: Path, rows: int = 48) -> Path:

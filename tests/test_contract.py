@@ -28,7 +28,11 @@ ALIASES = {name for name in VARIANTS if any(other.startswith(name + "/") for oth
 VARIANTS = [name for name in VARIANTS if name not in ALIASES]
 FAMILIES = ("bert", "gpt2", "t5")
 PAIRS = [(variant, family) for variant in VARIANTS for family in FAMILIES]
-PAIRS += [(variant, family) for variant in ("finetune", "prune/magnitude", "quant/static", "distill/hard") for family in ("albert", "bart")]
+PAIRS += [
+    (variant, family)
+    for variant in ("finetune", "prune/magnitude", "quant/static", "distill/hard")
+    for family in ("albert", "bart")
+]
 TRAINED = [name for name in VARIANTS if "max_steps: 0" not in (CONF / "method" / f"{name}.yaml").read_text()]
 RESUMED = [(variant, family) for variant in TRAINED for family in FAMILIES]
 FILES = ("model.safetensors", "config.json", "history.csv")

@@ -23,7 +23,7 @@ LIMIT = 127
 
 def quantize_rows(weight: Tensor, scale: Tensor) -> Tensor:  # (out, in), (out,) -> int8 (out, in)
     """The int8 grid points nearest to the rows of a matrix, by the arithmetic of `fake_quantize_per_channel_affine`."""
-    inverse = (1.0 / scale.float()).unsqueeze(1)
+    inverse = (1.0 / scale.float().clamp(min=torch.finfo(torch.float32).tiny)).unsqueeze(1)
     return (weight.float() * inverse).round().clamp(-LIMIT, LIMIT).to(torch.int8)
 
 

@@ -53,7 +53,7 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
     """Evaluate, count and time.
 
     Args:
-        job: artifact, baseline, task, hardware, keys, evaluations, deploy, progress; see `measure.measure`.
+        job: artifact, baseline, task, hardware, keys, evaluations, deploy, newer_than, progress: see `measure`.
     """
     task, hardware = build(job["task"], "task"), build(job["hardware"], "hardware")
     import torch
@@ -72,14 +72,15 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
 
     cores = available_cores()
 
-    def evaluated(subject: Subject, key: str) -> Any:
+    def evaluated(subject: Subject, key: str, newer_than: float) -> Any:
         identity = {"artifact": key, "runtime": hardware.evaluation_identity(kind), "task": task.evaluation_identity()}
         recipe = {"kind": "evaluation", **identity}
         predictor = partial(subject.with_threads, cores)
-        return evaluate(store, recipe, task, predictor, subject.tokenizer, job["progress"])
+        return evaluate(store, recipe, task, predictor, subject.tokenizer, job["progress"], newer_than)
 
     torch.set_num_threads(cores)
-    evaluations = evaluated(own, job["keys"]["artifact"]), evaluated(dense, job["keys"]["baseline"])
+    keys = job["keys"]
+    evaluations = evaluated(own, keys["artifact"], job["newer_than"]), evaluated(dense, keys["baseline"], 0.0)
     torch.set_num_threads(hardware.threads)
     rows = _rows(own, dense, hardware, kind)
     measured_size = size(
@@ -158,7 +159,7 @@ def _has_int8(subject: Subject) -> bool:
 
 
 def _rows(own: Subject, dense: Subject, hardware: Hardware, kind: str) -> list[dict[str, Any]]:
-    from compress_exp.tasks.base import max_positions
+    from compress_exp.tasks.features import max_positions
 
     generating = kind != "encoder"
     limits = [limit for subject in (own, dense) if (limit := max_positions(subject.eager.config)) is not None]

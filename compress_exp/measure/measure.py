@@ -37,6 +37,7 @@ def measure(
     keys: dict[str, str],
     evaluations: Path,
     deploy: Path,
+    newer_than: float = 0.0,
 ) -> dict[str, Any]:
     """Everything that a record says about an artifact on a hardware profile.
 
@@ -48,6 +49,7 @@ def measure(
         keys: the keys of both in the store: "artifact" and "baseline".
         evaluations: the directory of what is kept: evaluations, the baseline's export and memory.
         deploy: the directory that the artifact's deployed files are written to.
+        newer_than: evaluate the artifact again if its evaluation was finished before this time (`force`).
 
     Returns:
         The blocks quality, size, latency, memory, energy, runtime and flags.
@@ -66,6 +68,7 @@ def measure(
         "keys": keys,
         "evaluations": str(evaluations.resolve()),
         "deploy": str(deploy.resolve()),
+        "newer_than": newer_than,
         "progress": sys.stderr.isatty(),
     }
     with host_lock():

@@ -31,6 +31,7 @@ def evaluate(
     predictor: Callable[[], Predictor],
     tokenizer: PreTrainedTokenizerBase,
     progress: bool,
+    newer_than: float = 0.0,
 ) -> Evaluation:
     """The evaluation of a recipe, from the cache or made now.
 
@@ -41,6 +42,7 @@ def evaluate(
         predictor: gives the model in its runtime, if it is needed.
         tokenizer: the model's.
         progress: whether a bar is shown.
+        newer_than: make it again if it was finished before this time.
     """
 
     def build(directory: Path) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def evaluate(
         (directory / "evaluation.json").write_text(json.dumps(numbers))
         return {}
 
-    directory = store.get(recipe, build, "evaluation")
+    directory = store.get(recipe, build, "evaluation", newer_than)
     numbers = json.loads((directory / "evaluation.json").read_text())
     low, high = numbers["interval"]
     return Evaluation(Predictions.load(directory), numbers["metrics"], (low, high))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -59,7 +58,7 @@ class Context:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(ABC):
+class Method:
     """One technique; all its state lives in the model.
 
     Attributes:
@@ -110,7 +109,10 @@ class Method(ABC):
 
     def identity(self) -> dict[str, Any]:
         """What decides its result, for the key of the artifact."""
-        content: dict[str, Any] = {"method": f"{type(self).__module__}.{type(self).__qualname__}", "version": self.version}
+        content: dict[str, Any] = {
+            "method": f"{type(self).__module__}.{type(self).__qualname__}",
+            "version": self.version,
+        }
         for item in fields(self):
             value = getattr(self, item.name)
             content[item.name] = value.identity() if hasattr(value, "identity") else value
@@ -126,7 +128,9 @@ class Method(ABC):
             UserError: naming the method and what to do.
         """
         if facts.packed and self.starts_from == "parent":
-            raise UserError(f"method.{self.family}: nothing can follow {facts.packed}, whose weights are packed; put it last")
+            raise UserError(
+                f"method.{self.family}: nothing can follow {facts.packed}, whose weights are packed; put it last"
+            )
         if facts.pruned and not self.preserves_sparsity:
             raise UserError(f"method.{self.family}: {self.name} would undo the pruning before it; put it first")
         return replace(facts, first=False)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from compress_exp.layers.surgery import mark_pruned, pruned_modules
-from compress_exp.methods.select import Target, original
+from compress_exp.methods.select import Target, original, weight_of
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -81,7 +81,7 @@ def bake(model: nn.Module) -> None:
     for module in parametrized(model):
         holders.setdefault(id(original(module)), []).append(module)
     for modules in holders.values():
-        value = modules[0].weight.detach().clone()  # type: ignore[operator]
+        value = weight_of(modules[0]).detach().clone()
         for module in modules:
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-        modules[0].weight.data.copy_(value)  # type: ignore[union-attr, arg-type]
+        weight_of(modules[0]).data.copy_(value)

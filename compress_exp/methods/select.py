@@ -64,8 +64,7 @@ class Target:
     @property
     def weight(self) -> Tensor:
         """The weight as the model sees it: masked, fake-quantized, …"""
-        weight: Tensor = self.modules[0].weight  # type: ignore[assignment]
-        return weight
+        return weight_of(self.modules[0])
 
 
 def targets(model: PreTrainedModel, family: Family, select: Select) -> list[Target]:
@@ -83,7 +82,9 @@ def targets(model: PreTrainedModel, family: Family, select: Select) -> list[Targ
         if any(select.takes(name, role) for name, role, _ in group)
     ]
     if not found:
-        raise FieldError("select", f"no weight matched; roles of this model: {', '.join(sorted(known_roles(model, family)))}")
+        raise FieldError(
+            "select", f"no weight matched; roles of this model: {', '.join(sorted(known_roles(model, family)))}"
+        )
     return found
 
 
@@ -92,10 +93,16 @@ def known_roles(model: PreTrainedModel, family: Family) -> set[str]:
     return {role for role, _ in roles(model, family).values()}
 
 
+def weight_of(module: nn.Module) -> Tensor:
+    """A module's weight as the model sees it: masked, fake-quantized, …"""
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    return weight
+
+
 def original(module: nn.Module) -> Tensor:
     """The trained tensor behind a module's weight, whatever parametrizes it."""
     parametrizations = getattr(module, "parametrizations", None)
     if parametrizations is not None and "weight" in parametrizations:
         tensor: Tensor = parametrizations["weight"].original
         return tensor
-    return module.weight  # type: ignore[return-value]
+    return weight_of(module)

@@ -170,7 +170,8 @@ def check_weights(directory: Path, key: str) -> None:
         pickles = [file.name for file in directory.iterdir() if file.suffix in PICKLES]
         if pickles:
             raise UserError(
-                f"{key}: {pickles[0]!r} in {str(directory)!r} is a pickle and is never loaded; save it as model.safetensors"
+                f"{key}: {pickles[0]!r} in {str(directory)!r} is a pickle and is never loaded; "
+                "save it as model.safetensors"
             )
         raise UserError(f"{key}: {str(directory)!r} has no weights; model.safetensors is needed")
     for file in weights:
@@ -186,11 +187,13 @@ def check_safetensors(file: Path, key: str) -> None:
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length)) if length < 100_000_000 else None
+            header = json.loads(stream.read(length)) if length < 100_000_000 else {}
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         complete = file.stat().st_size == 8 + length + max(ends, default=0)
     except (struct.error, ValueError, KeyError, AttributeError, TypeError):
-        raise UserError(f"{key}: {str(file)!r} is no safetensors file; pickles and other formats are not loaded") from None
+        raise UserError(
+            f"{key}: {str(file)!r} is no safetensors file; pickles and other formats are not loaded"
+        ) from None
     if not complete:
         raise UserError(f"{key}: {str(file)!r} is truncated; copy it again")
 
@@ -200,7 +203,9 @@ def _read_json(file: Path, key: str) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(file.read_text())
         return content
     except FileNotFoundError:
-        raise UserError(f"{key}: {str(file.parent)!r} has no {file.name}; give a directory of Hugging Face weights") from None
+        raise UserError(
+            f"{key}: {str(file.parent)!r} has no {file.name}; give a directory of Hugging Face weights"
+        ) from None
     except (ValueError, OSError) as error:
         raise UserError(f"{key}: {str(file)!r} cannot be read ({type(error).__name__})") from error
 

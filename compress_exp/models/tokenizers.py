@@ -25,7 +25,13 @@ def train_tokenizer(model_type: str, vocabulary: int, texts: Iterator[str], max_
     special = {
         "gpt2": {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<pad>"},
         "t5": {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"},
-        "bart": {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>"},
+        "bart": {
+            "bos_token": "<s>",
+            "pad_token": "<pad>",
+            "eos_token": "</s>",
+            "cls_token": "<s>",
+            "sep_token": "</s>",
+        },
     }.get(model_type, {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"})
     names = list(dict.fromkeys(special.values()))
 
@@ -52,5 +58,9 @@ def train_tokenizer(model_type: str, vocabulary: int, texts: Iterator[str], max_
         )
     inputs = ["input_ids", "attention_mask"] + (["token_type_ids"] if model_type in ("bert", "albert") else [])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=max_length, model_input_names=inputs, clean_up_tokenization_spaces=False, **special
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        model_input_names=inputs,
+        clean_up_tokenization_spaces=False,
+        **special,
     )

@@ -18,8 +18,8 @@ SETTING = ("task", "model", "hardware", "machine", "metric")
 def rows(records: Sequence[Record]) -> list[Row]:
     """Flat rows in the order of the records, each group of runs after its baseline.
 
-    Runs share a baseline row when task, model, hardware, machine, seed and the baseline's artifact are the same. Its
-    quality and size are in every record; its latency is the median over them, since each run timed it anew.
+    Runs share a baseline row when task, model, hardware, machine, seed, the baseline's artifact and its quality (which
+    depends on the rows evaluated) are the same. Its latency is the median over them, since each run timed it anew.
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
@@ -34,7 +34,7 @@ def rows(records: Sequence[Record]) -> list[Row]:
 def _group(record: Record) -> list[Any]:
     run = record["run"]
     dense = _mapping(record.get("origin")).get("baseline")
-    return [*(_setting(record)[name] for name in SETTING), run.get("seed"), dense]
+    return [*(_setting(record)[name] for name in SETTING), run.get("seed"), dense, _dense_quality(record)]
 
 
 def _setting(record: Record) -> Row:
@@ -89,8 +89,7 @@ def _baseline(group: Sequence[Record]) -> Row:
         for over, speedup in ((_of(record, "speedup_over_eager"), _of(record, "speedup")) for record in group)
         if over is not None and speedup
     ]
-    primary = _mapping(quality.get("primary"))
-    value = number(quality, "baseline", str(primary.get("name")))
+    primary, value = _mapping(quality.get("primary")), _dense_quality(first)
     weights = _mapping(_mapping(first.get("score")).get("weights"))
     row = dict.fromkeys(_run(first)) | _setting(first)
     score = None
@@ -108,8 +107,8 @@ def _baseline(group: Sequence[Record]) -> Row:
         "deployed_bytes": number(size, "baseline_deployed_bytes"),
         "batch_size": number(headline, "batch_size"),
         "length": number(headline, "length"),
-        "p50_ms": _median(_of(record, "baseline_p50_ms") for record in group),
-        "p99_ms": _median(_of(record, "baseline_p99_ms") for record in group),
+        "p50_ms": _median(_of(record, "baseline", "p50_ms") for record in group),
+        "p99_ms": _median(_of(record, "baseline", "p99_ms") for record in group),
         "speedup": 1.0,
         "speedup_over_eager": _median(eager),
         "WS": score,
@@ -130,8 +129,13 @@ def _headline(record: Record) -> Record:
     return _mapping(found[0]) if isinstance(found, list) and found else {}
 
 
-def _of(record: Record, key: str) -> float | None:
-    return number(_headline(record), key)
+def _dense_quality(record: Record) -> float | None:
+    name = _mapping(record["quality"].get("primary")).get("name")
+    return number(record["quality"], "baseline", str(name))
+
+
+def _of(record: Record, *path: str) -> float | None:
+    return number(_headline(record), *path)
 
 
 def _median(values: Iterable[float | None]) -> float | None:

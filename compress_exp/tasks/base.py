@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,67 +17,21 @@ from compress_exp.tasks.data import (
     EmbeddedSource,
     HubSource,
     LocalSource,
-    Row,
     Source,
     check_column,
     lookup,
     share,
 )
-from compress_exp.tasks.formulas import Array
+from compress_exp.tasks.features import pad
+from compress_exp.tasks.files import Row
+from compress_exp.tasks.predictions import Predictions as Predictions
+from compress_exp.tasks.predictions import Predictor as Predictor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-Item = TypeVar("Item")
 IGNORED = -100
 VALIDATION_SHARE = 0.1
-
-
-class Predictor(Protocol):
-    """A loaded model in some runtime."""
-
-    @property
-    def config(self) -> Any:
-        """The transformers configuration of the model."""
-
-    def logits(self, batch: dict[str, Tensor]) -> Tensor:
-        """The model's output for a collated batch: float32, on the CPU."""
-
-    def generate(self, batch: dict[str, Tensor], max_new_tokens: int, num_beams: int) -> Tensor:
-        """Generated token ids for `input_ids` and `attention_mask`."""
-
-
-@dataclass
-class Predictions:
-    """What a model said about the evaluated rows, in their order.
-
-    Attributes:
-        arrays: per-example values by name.
-        texts: generated texts.
-    """
-
-    arrays: dict[str, Array]
-    texts: list[str] | None = None
-
-    def save(self, directory: Path) -> None:
-        """Write `predictions.safetensors` and `texts.json`."""
-        from safetensors.numpy import save_file
-
-        directory.mkdir(parents=True, exist_ok=True)
-        save_file({name: np.ascontiguousarray(array) for name, array in self.arrays.items()}, _arrays_file(directory))
-        (directory / "texts.json").write_text(json.dumps(self.texts, ensure_ascii=False), encoding="utf-8")
-
-    @classmethod
-    def load(cls, directory: Path) -> Predictions:
-        """Read what `save` wrote."""
-        from safetensors.numpy import load_file
-
-        texts = json.loads((directory / "texts.json").read_text(encoding="utf-8"))
-        return cls(load_file(_arrays_file(directory)), texts)
-
-
-def _arrays_file(directory: Path) -> Path:
-    return directory / "predictions.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,13 +185,13 @@ class Task(ABC):
 
     def collate(self, features: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
         """Pad features to the longest of them; labels are padded with -100."""
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+        padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
         batch = {}
         for name in features[0]:
             values = [feature[name] for feature in features]
             if isinstance(values[0], list):
-                fill = {"input_ids": pad, "labels": IGNORED}.get(name, 0)
-                batch[name] = _pad(values, fill)
+                fill = {"input_ids": padding, "labels": IGNORED}.get(name, 0)
+                batch[name] = pad(values, fill)
             else:
                 batch[name] = torch.tensor(values)
         lengths = torch.tensor([len(feature["input_ids"]) for feature in features])
@@ -349,48 +300,3 @@ class Task(ABC):
         if part == "test" and not self.source.has("test"):
             key = "task.evaluate_on" if self.evaluate_on == "test" else "task.splits.test"
             raise UserError(f"{key}: {self.source.where('test')} has no test split; allowed: validation")
-
-
-def max_positions(config: Any) -> int | None:
-    """The longest input that a model's position embeddings serve; None where positions are relative."""
-    positions = getattr(config, "max_position_embeddings", None)
-    if config.model_type == "t5" or positions is None:
-        return None
-    # RoBERTa counts positions from the padding index.
-    return int(positions) - (config.pad_token_id + 1 if config.model_type == "roberta" else 0)
-
-
-def fitting_length(max_length: int, config: Any) -> int:
-    """The task's length, or the model's where that is shorter."""
-    positions = max_positions(config)
-    return max_length if positions is None else min(max_length, positions)
-
-
-def length_batches(features: Sequence[Row], size: int) -> list[list[int]]:
-    """Indices in batches of similar length, the longest first, so that little is padded."""
-    order = sorted(range(len(features)), key=lambda index: -len(features[index]["input_ids"]))
-    return [order[start : start + size] for start in range(0, len(order), size)]
-
-
-def track(items: Sequence[Item], description: str, progress: bool) -> Iterable[Item]:
-    """The items, with a progress bar on the error stream if wanted."""
-    if not progress:
-        return items
-    from rich.console import Console
-    from rich.progress import track as bar
-
-    return bar(items, description, console=Console(stderr=True), transient=True)
-
-
-def mean_kl(baseline: Array, own: Array) -> float:
-    """Mean KL(baseline ‖ own) in nats of logits (N, classes)."""
-    log_baseline, log_own = (torch.from_numpy(logits).float().log_softmax(-1) for logits in (baseline, own))
-    divergence: Callable[..., Tensor] = torch.nn.functional.kl_div
-    return max(0.0, divergence(log_own, log_baseline, reduction="batchmean", log_target=True).item())
-
-
-def _pad(values: Sequence[list[int]], fill: int) -> Tensor:
-    padded = torch.full((len(values), max(map(len, values))), fill, dtype=torch.long)
-    for row, value in zip(padded, values, strict=True):
-        row[: len(value)] = torch.tensor(value, dtype=torch.long)
-    return padded

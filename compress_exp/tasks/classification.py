@@ -9,13 +9,14 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from compress_exp.config import FieldError, UserError, check_choice
 from compress_exp.tasks import formulas
-from compress_exp.tasks.base import Predictions, Predictor, Task, fitting_length, length_batches, mean_kl, track
-from compress_exp.tasks.data import Row, lookup
+from compress_exp.tasks.base import Predictions, Predictor, Task
+from compress_exp.tasks.data import check_column, lookup
+from compress_exp.tasks.features import fitting_length, length_batches, mean_kl, track
+from compress_exp.tasks.files import Row
 from compress_exp.tasks.formulas import Array
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Classification(Task):
         if self.classes is not None:
             return [str(name) for name in self.classes]
         column, where, rows = self.columns["label"], self.source.where("train"), self.source.take("train", None)
+        check_column(rows, "label", column, where)
         labels = {_label_text(label) for row in rows if (label := _value(row, column)) is not None}
         return derive_classes(labels - {""}, where)
 
@@ -122,7 +124,7 @@ class Classification(Task):
         from compress_exp.tasks.metrics import METRICS
 
         guesses, labels = self._guesses(predictions), predictions.arrays["labels"]
-        values = {}
+        values: dict[str, float] = {}
         for name in self._metric_names:
             options = {} if name in ("accuracy", *NUMBER_METRICS) else {"classes": len(self.class_names)}
             values |= METRICS[name]().compute(predictions=guesses, references=labels, **options)
@@ -190,7 +192,8 @@ def derive_classes(names: set[str], where: str) -> list[str]:
     fraction = next((name for name in sorted(names) if _is_fraction(name)), None)
     if fraction is not None:
         raise UserError(
-            f"task.columns.label: {where} has the label {fraction}, which is no class; set task.regression=true for numbers"
+            f"task.columns.label: {where} has the label {fraction}, which is no class; "
+            "set task.regression=true to predict numbers"
         )
     if len(names) < 2:
         found = f"the one class {min(names)!r}" if names else "no label"

@@ -1,17 +1,11 @@
-"""Where rows come from: local files, the Hugging Face hub, or a generator in the package.
-
-Text formats are read with the standard library, so that `check` and training see the same rows and a wrong file is
-told within a second; `datasets` is imported for the hub only.
-"""
+"""Where rows come from: local files, the Hugging Face hub, or a generator in the package."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import random
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -20,12 +14,10 @@ from typing import Any, Protocol
 
 from compress_exp.config import UserError, nearest
 from compress_exp.tasks.embedded import generate
+from compress_exp.tasks.files import FORMATS, Row, read_rows
 
-FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
 ROLES = ("train", "validation", "test")
 SMALL = 50_000_000
-
-Row = dict[str, Any]
 
 
 class Source(Protocol):
@@ -61,13 +53,17 @@ class LocalSource:
         """
         directory = Path(self.directory)
         if not directory.is_dir():
-            raise UserError(f"task.data_dir: {self.directory!r} is no directory; give one with train.{'|'.join(FORMATS)}")
+            raise UserError(
+                f"task.data_dir: {self.directory!r} is no directory; give one with train.{'|'.join(FORMATS)}"
+            )
         found = sorted(file for file in directory.glob(f"{split}.*") if file.is_file())
         known = [file for file in found if file.suffix[1:] in FORMATS]
         if len(known) > 1:
             raise UserError(f"task.data_dir: {split} is there twice, as {known[0].name} and {known[1].name}; keep one")
         if found and not known:
-            raise UserError(f"task.data_dir: the format of {str(found[0])!r} is not read; allowed: {', '.join(FORMATS)}")
+            raise UserError(
+                f"task.data_dir: the format of {str(found[0])!r} is not read; allowed: {', '.join(FORMATS)}"
+            )
         return known[0] if known else None
 
     def where(self, split: str) -> str:
@@ -104,7 +100,9 @@ class LocalSource:
     def _needed(self, split: str) -> Path:
         file = self.file(split)
         if file is None:
-            raise UserError(f"task.data_dir: {self.directory!r} has no {split} file; allowed: {split}.{'|'.join(FORMATS)}")
+            raise UserError(
+                f"task.data_dir: {self.directory!r} has no {split} file; allowed: {split}.{'|'.join(FORMATS)}"
+            )
         return file
 
 
@@ -168,90 +166,6 @@ class EmbeddedSource:
     def digest(self, split: str) -> str:
         """A hash of the rows."""
         return rows_digest(generate(self.generator, split))
-
-
-def read_rows(file: Path) -> Iterator[Row]:
-    """The rows of a file, one after the other.
-
-    Raises:
-        UserError: the content is not of the format that the suffix names.
-    """
-    try:
-        yield from _READERS[file.suffix[1:]](file)
-    except UnicodeDecodeError as error:
-        raise UserError(f"task.data_dir: {str(file)!r} is not UTF-8 ({error.reason}); save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"task.data_dir: {str(file)!r} cannot be read ({error.strerror or error})") from error
-
-
-def _read_jsonl(file: Path) -> Iterator[Row]:
-    with file.open(encoding="utf-8-sig") as stream:
-        for number, line in enumerate(stream, 1):
-            if line.strip():
-                yield _object(_parse(line, f"{file}, line {number}"), f"{file}, line {number}")
-
-
-def _read_json(file: Path) -> Iterator[Row]:
-    content = _parse(file.read_text(encoding="utf-8-sig"), str(file))
-    if not isinstance(content, list):
-        raise UserError(f"task.data_dir: {str(file)!r} must hold a list of objects; name one object per line .jsonl")
-    for number, value in enumerate(content, 1):
-        yield _object(value, f"{file}, row {number}")
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UserError(f"task.data_dir: {where} is no JSON ({error})") from error
-
-
-def _object(value: Any, where: str) -> Row:
-    if not isinstance(value, dict):
-        raise UserError(f"task.data_dir: {where} holds {value!r:.40}, an object with named columns is needed")
-    return value
-
-
-def _read_separated(file: Path) -> Iterator[Row]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    delimiter = "\t" if file.suffix == ".tsv" else ","
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        # Strict, because a stray quote would otherwise swallow rows without a word.
-        reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    raise UserError(
-                        f"task.data_dir: {str(file)!r}, line {reader.line_num} does not have the "
-                        f"{len(reader.fieldnames or [])} columns of the header"
-                    )
-                yield row
-        except csv.Error as error:
-            raise UserError(
-                f"task.data_dir: {str(file)!r}, line {reader.line_num}: {error}; "
-                "a field with quotes must be quoted, its quotes doubled (or use jsonl)"
-            ) from error
-
-
-def _read_parquet(file: Path) -> Iterator[Row]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(file) as content:
-            for batch in content.iter_batches(batch_size=1000):
-                yield from batch.to_pylist()
-    except pyarrow.ArrowException as error:
-        raise UserError(f"task.data_dir: {str(file)!r} is no parquet file that can be read") from error
-
-
-_READERS = {
-    "jsonl": _read_jsonl,
-    "json": _read_json,
-    "csv": _read_separated,
-    "tsv": _read_separated,
-    "parquet": _read_parquet,
-}
 
 
 def _stamp(file: Path) -> tuple[int, int]:

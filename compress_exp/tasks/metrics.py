@@ -1,22 +1,16 @@
 """Metrics as `evaluate.Metric` subclasses that need no network and write no files.
 
-`evaluate.load` fetches a script from the hub, and `Metric` keeps its inputs in files below `HF_HOME` with a lock that two
-processes wait for; these keep them in memory. The module imports evaluate: import it inside functions.
+`evaluate.load` fetches a script from the hub, and `Metric` keeps its inputs in files below `HF_HOME` with a lock that
+two processes wait for; these keep them in memory. The module imports evaluate: import it inside functions.
 """
 
 from __future__ import annotations
-
-import re
-from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
 
-from compress_exp.tasks import formulas
-
-ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+from compress_exp.tasks import formulas, text_scores
 
 
 class LocalMetric(evaluate.Metric):
@@ -92,18 +86,16 @@ class Bleu(LocalMetric):
     value = "string"
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        from sacrebleu.metrics import BLEU
-
-        return {"bleu": float(BLEU().corpus_score(list(predictions), [list(references)]).score)}
+        return {"bleu": text_scores.bleu(list(predictions), list(references))}
 
 
 class Rouge(LocalMetric):
-    """Mean F-measures of ROUGE-1, -2, -L and -Lsum, in percent, with the Porter stemmer."""
+    """Mean F-measures of ROUGE-1, -2, -L and -Lsum, in percent, with the Porter stemmer, over sentences per line."""
 
     value = "string"
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        scores = rouge_scores(list(predictions), list(references))
+        scores = text_scores.rouge(list(predictions), list(references))
         return {name: float(values.mean()) for name, values in scores.items()}
 
 
@@ -113,36 +105,6 @@ METRICS: dict[str, type[LocalMetric]] = {
     "matthews": Matthews,
     "pearson": Pearson,
     "spearman": Spearman,
+    "bleu": Bleu,
+    "rouge": Rouge,
 }
-
-
-def split_sentences(text: str) -> str:
-    """One sentence per line, which is what ROUGE-Lsum compares; lines that are there stay."""
-    return "\n".join(part for line in text.splitlines() for part in _SENTENCE_END.split(line.strip()) if part)
-
-
-def rouge_scores(predictions: list[str], references: list[str]) -> dict[str, formulas.Array]:
-    """F-measures in percent, one per example."""
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer(list(ROUGE_TYPES), use_stemmer=True)
-    pairs = zip(references, predictions, strict=True)
-    scores = [scorer.score(split_sentences(target), split_sentences(own)) for target, own in pairs]
-    return {name: np.array([100.0 * score[name].fmeasure for score in scores]) for name in ROUGE_TYPES}
-
-
-def bleu_interval(predictions: list[str], references: list[str]) -> tuple[float, float]:
-    """The 95 % interval of corpus BLEU over resampled sentences."""
-    from sacrebleu.metrics import BLEU
-
-    score: Any = BLEU().corpus_score(predictions, [references], n_bootstrap=1000)
-    return float(score._mean - score._ci), float(score._mean + score._ci)
-
-
-def bleu_signature() -> str:
-    """What decides the number, in sacreBLEU's own words."""
-    from sacrebleu.metrics import BLEU
-
-    scorer = BLEU()
-    scorer.corpus_score(["a"], [["a"]])
-    return str(scorer.get_signature())

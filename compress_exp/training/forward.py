@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -22,7 +23,8 @@ def forward_logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
     """
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     if model.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(batch["labels"])
+        shift: Callable[[Tensor], Tensor] = model.prepare_decoder_input_ids_from_labels  # type: ignore[assignment]
+        inputs["decoder_input_ids"] = shift(batch["labels"])
         return model(**inputs, use_cache=False).logits
     if model.can_generate():
         return model(**inputs, use_cache=False).logits

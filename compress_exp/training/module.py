@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -137,24 +138,18 @@ class CompressionModule(LightningModule):
             return {"logits": self.task.targets(forward_logits(self._teacher[0], batch), batch)[0]}
 
     def _note(self, terms: dict[str, Tensor]) -> None:
-        values = {name: float(term) for name, term in terms.items()} if self._due() else {}
-        if self.global_step % HISTORY_EVERY == 0 and not all(map(_finite, values.values())):
+        if not (self.global_step % HISTORY_EVERY == 0 or self.global_step == self.total_steps - 1):
+            return
+        values = {name: float(term) for name, term in terms.items()}
+        if not all(map(math.isfinite, values.values())):
+            rate = self.budget.learning_rate
             raise UserError(
-                f"train.learning_rate: the loss is not finite at step {self.global_step}; lower it (now {self.budget.learning_rate:g})"
+                f"train.learning_rate: the loss is not finite at step {self.global_step}; lower it (now {rate:g})"
             )
-        if values:
-            curves = [method.curves(self.model) for method in self.methods]
-            row = {"step": float(self.global_step)} | values
-            for curve in curves:
-                row |= curve
-            self.history.append(row)
-
-    def _due(self) -> bool:
-        return self.global_step % HISTORY_EVERY == 0 or self.global_step == self.total_steps - 1
-
-
-def _finite(value: float) -> bool:
-    return value - value == 0.0
+        row = {"step": float(self.global_step)} | values
+        for method in self.methods:
+            row |= method.curves(self.model)
+        self.history.append(row)
 
 
 def rate_factor(step: int, steps: int, warmup: float) -> float:

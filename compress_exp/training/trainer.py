@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from tqdm import tqdm
 
 from compress_exp.config import TrainConfig
@@ -55,9 +55,8 @@ class Bar(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """One step further; the last noted loss beside it."""
-        history = pl_module.history
-        if history and not self.bar.disable:
-            self.bar.set_postfix(loss=f"{history[-1]['loss']:.3f}", refresh=False)
+        assert isinstance(pl_module, CompressionModule)
+        self.bar.set_postfix(loss=f"{pl_module.history[-1]['loss']:.3f}", refresh=False)
         self.bar.update()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

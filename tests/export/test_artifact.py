@@ -59,7 +59,9 @@ def test_the_bitmask_wins_above_one_over_the_bits():
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 @pytest.mark.parametrize("kind", ["prune", "int8", "prune+int8", "bf16", "student"])
-def test_what_is_loaded_computes_what_was_saved(model_type, kind, tiny, context, budget, no_budget, batch, tmp_path, tokenizer):
+def test_what_is_loaded_computes_what_was_saved(
+    model_type, kind, tiny, context, budget, no_budget, batch, tmp_path, tokenizer
+):
     model = tiny(model_type)
     if "prune" in kind:
         model = pruned(model, context(model_type), budget)

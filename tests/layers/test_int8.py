@@ -68,6 +68,7 @@ def test_weights_round_like_fake_quantize() -> None:
     )
     assert torch.equal(layer.weight.float() * layer.weight_scale.unsqueeze(1), expected)
     assert quantize_rows(torch.tensor([[1e9, -1e9]]), torch.tensor([1.0])).tolist() == [[127, -127]]
+    assert quantize_rows(torch.zeros(1, 2), torch.zeros(1)).tolist() == [[0, 0]]
 
 
 def test_gradients_take_the_reference_path() -> None:

@@ -59,7 +59,9 @@ def test_weights_say_what_they_weigh():
 def test_a_one_hot_teacher_at_temperature_one_is_cross_entropy():
     labels = torch.arange(7) % 5
     teacher = torch.full((7, 5), -1e4).scatter(1, labels.unsqueeze(1), 1e4)
-    assert float(soft_loss(logits(0), teacher, 1.0)) == pytest.approx(float(functional.cross_entropy(logits(0), labels)), rel=1e-5)
+    assert float(soft_loss(logits(0), teacher, 1.0)) == pytest.approx(
+        float(functional.cross_entropy(logits(0), labels)), rel=1e-5
+    )
 
 
 def test_regression_learns_the_teachers_output():
@@ -71,7 +73,9 @@ def test_regression_learns_the_teachers_output():
 
 def test_the_task_loss_is_cross_entropy_or_mean_squared_error():
     labels = torch.arange(7) % 5
-    assert torch.equal(TaskLoss()({"logits": logits(0)}, {}, labels)["hard"], functional.cross_entropy(logits(0), labels))
+    assert torch.equal(
+        TaskLoss()({"logits": logits(0)}, {}, labels)["hard"], functional.cross_entropy(logits(0), labels)
+    )
     regression = TaskLoss()({"logits": torch.tensor([[1.0], [2.0]])}, {}, torch.tensor([0.0, 4.0]))
     assert float(regression["hard"]) == pytest.approx(2.5)
 
@@ -80,4 +84,10 @@ def test_settings_are_checked_and_decide_the_identity():
     with pytest.raises(FieldError):
         SoftTargets(temperature=0.0)
     assert SoftTargets(temperature=2.0).identity() != SoftTargets(temperature=4.0).identity()
-    assert SoftTargets().identity() == {"loss": "SoftTargets", "version": 1, "temperature": 2.0, "weight_hard": 0.5, "weight_soft": 0.5}
+    assert SoftTargets().identity() == {
+        "loss": "SoftTargets",
+        "version": 1,
+        "temperature": 2.0,
+        "weight_hard": 0.5,
+        "weight_soft": 0.5,
+    }

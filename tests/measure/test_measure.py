@@ -3,13 +3,16 @@ import math
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from compress_exp.config import UserError
+from compress_exp.layers.int8 import Int8Linear, kernels_available
 from compress_exp.measure.measure import MeasureError, host_lock, measure
 
 HARDWARE: dict[str, Any] = {
@@ -21,6 +24,7 @@ HARDWARE: dict[str, Any] = {
     "new_tokens": 3,
     "rounds": 10,
     "seconds": 0.2,
+    "allow_slow": True,
 }
 KEYS = {"artifact": "own", "baseline": "dense"}
 
@@ -30,9 +34,10 @@ def fake_task_is_importable_in_the_child(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
 
 
-def save(model_type: str, layers: int, directory: Path) -> Path:
+def save(model_type: str, layers: int, directory: Path, change: Callable[[nn.Module], None] | None = None) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
+    from compress_exp.export import artifact
     from compress_exp.models.tokenizers import train_tokenizer
 
     cls, sizes = {
@@ -52,25 +57,45 @@ def save(model_type: str, layers: int, directory: Path) -> Path:
     special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     torch.manual_seed(layers)
     model = cls.from_config(AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **sizes, **special))
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
+    if change is not None:
+        change(model)
+    directory.mkdir()
+    artifact.save(model, tokenizer, directory)
 
 
-def run(root: Path, model_type: str, **task: Any) -> dict[str, Any]:
+def int8(model: nn.Module) -> None:
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear) and name != "classifier":
+            rows = module.weight.detach().abs().amax(1) / 127
+            grid = torch.tensor(0.03), torch.tensor(128)
+            model.set_submodule(name, Int8Linear.from_float(module.weight, module.bias, rows, *grid))
+
+
+def half_zeros(model: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter[::2] = 0
+
+
+def run(root: Path, model_type: str, layers: int, change: Callable[[nn.Module], None] | None) -> dict[str, Any]:
     own, dense = root / "own", root / "dense"
     if not own.exists():
-        save(model_type, 1, own)
-        save(model_type, 3, dense)
-    config = {"_target_": "fake_task.FakeTask", "log": str(root / "log"), "generates": model_type != "bert", **task}
-    return measure(own, dense, config, HARDWARE, KEYS, root / "evaluations", root / "deploy")
+        save(model_type, layers, own, change)
+        save(model_type, 2, dense)
+    task = {"_target_": "fake_task.FakeTask", "log": str(root / "log"), "generates": model_type != "bert"}
+    return measure(own, dense, task, HARDWARE, KEYS, root / "evaluations", root / "deploy")
 
 
-def test_encoder_in_openvino_and_what_is_kept(tmp_path: Path) -> None:
-    record = run(tmp_path, "bert")
+def test_int8_encoder_in_openvino_and_what_is_kept(tmp_path: Path) -> None:
+    record = run(tmp_path, "bert", 1, int8)
     json.dumps(record)
     assert record["runtime"]["name"] == "openvino" and record["runtime"]["precision"] == "f32"
-    assert set(record["runtime"]["executed"]) == {"f32"}
+    assert record["runtime"]["baseline_executed"] == {"f32": 14}
+    if kernels_available():
+        executed = record["runtime"]["executed"]
+        assert executed["f32"] == 1 and executed.get("u8", 0) + executed.get("i8", 0) == 7
+    assert ("slow: int8 without integer kernels" in record["flags"]) != kernels_available()
     primary = record["quality"]["primary"]
     assert primary["name"] == "mean" and record["quality"]["rows"] == 6
     assert record["quality"]["retained"] == pytest.approx(primary["value"] / record["quality"]["baseline"]["mean"])
@@ -78,7 +103,7 @@ def test_encoder_in_openvino_and_what_is_kept(tmp_path: Path) -> None:
     assert [(row["batch_size"], row["length"]) for row in rows] == [(1, 24), (2, 24)]
     assert {name: value for name, value in record["latency"].items() if name != "rows"} == rows[0]
     assert rows[0]["repeats"] == 10 and rows[0]["speedup"] > 1 and rows[0]["speedup_over_eager"] > 1
-    assert record["size"]["compression_ratio"] > 1
+    assert record["size"]["compression_ratio"] > 2
     deployed = sum(path.stat().st_size for path in (tmp_path / "deploy").iterdir())
     assert record["size"]["deployed_bytes"] == deployed
     assert record["memory"]["peak_rss_bytes"] > 2e7 and record["memory"]["baseline_peak_rss_bytes"] > 2e7
@@ -91,22 +116,29 @@ def test_encoder_in_openvino_and_what_is_kept(tmp_path: Path) -> None:
     assert len(first) == 2 and all(line.startswith("OpenVINOPredictor") for line in first)
     damaged = evaluations[0] / "predictions.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-5])
-    again = run(tmp_path, "bert")
+    again = run(tmp_path, "bert", 1, int8)
     assert len((tmp_path / "log").read_text().splitlines()) == 3  # the damaged one only
     assert again["quality"] == record["quality"]
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "t5"])
-def test_generating_models_in_eager(model_type: str, tmp_path: Path) -> None:
-    record = run(tmp_path, model_type)
+def test_decoder_in_eager(tmp_path: Path) -> None:
+    record = run(tmp_path, "gpt2", 1, None)
     assert record["runtime"]["name"] == "eager" and not (tmp_path / "deploy").exists()
     headline = record["latency"]
-    assert headline["length"] == {"gpt2": 21, "t5": 512}[model_type]
+    assert headline["length"] == 24 - 3
     for figures in (headline, headline["baseline"]):
         assert figures["new_tokens"] == 3 and 0 < figures["prompt_ms"] < figures["p50_ms"]
         assert math.isclose(figures["token_ms"], (figures["p50_ms"] - figures["prompt_ms"]) / 2)
     assert headline["speedup"] == headline["speedup_over_eager"] > 1
     assert (tmp_path / "log").read_text().startswith("EagerPredictor")
+
+
+def test_zeros_bring_no_speed_and_the_record_says_so(tmp_path: Path) -> None:
+    record = run(tmp_path, "t5", 2, half_zeros)
+    assert record["latency"]["length"] == 512 and record["latency"]["new_tokens"] == 3
+    assert 0.8 < record["latency"]["speedup"] < 1.25
+    assert 0.45 < record["size"]["sparsity"] < 0.55
+    assert "unstructured zeros: no speed-up expected on this runtime" in record["flags"]
 
 
 @pytest.mark.parametrize(

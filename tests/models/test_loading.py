@@ -99,7 +99,15 @@ def test_trained_tokenizers_are_the_same_each_time_and_frame_as_the_family_does(
 
 @pytest.mark.parametrize(
     ("model_type", "count"),
-    [("bert", 4 * 6), ("roberta", 4 * 6), ("distilbert", 4 * 6), ("albert", 6), ("gpt2", 4 * 4), ("t5", 2 * 6 + 2 * 10), ("bart", 32)],
+    [
+        ("bert", 4 * 6),
+        ("roberta", 4 * 6),
+        ("distilbert", 4 * 6),
+        ("albert", 6),
+        ("gpt2", 4 * 4),
+        ("t5", 2 * 6 + 2 * 10),
+        ("bart", 32),
+    ],
 )
 def test_roles_cover_every_matrix_of_every_block(model_type, count, tiny):
     network, family = tiny(model_type), family_of(model_type)

@@ -32,8 +32,7 @@ def record(name: str, **changes: Any) -> dict[str, Any]:
         "length": 128,
         "p50_ms": 1.0,
         "p99_ms": 1.5,
-        "baseline_p50_ms": 2.0,
-        "baseline_p99_ms": 2.5,
+        "baseline": {"p50_ms": 2.0, "p99_ms": 2.5},
         "speedup": 2.0,
         "speedup_interval": [1.9, 2.1],
         "speedup_over_eager": 3.0,
@@ -84,7 +83,7 @@ def names(text: str) -> list[str]:
 
 
 def test_one_row_for_each_run_and_one_for_the_baseline_they_share(tmp_path: Path) -> None:
-    save(tmp_path, record("prune"), record("quant", latency__rows__0__baseline_p50_ms=3.0))
+    save(tmp_path, record("prune"), record("quant", latency__rows__0__baseline__p50_ms=3.0))
     text = printed(tmp_path)
     assert names(text) == ["baseline", "prune", "quant"]
     with (tmp_path / "reports" / "table.csv").open() as stream:
@@ -103,8 +102,9 @@ def test_other_seeds_models_and_machines_have_their_own_baseline(tmp_path: Path)
         record("c", run__model="other"),
         record("d", origin__host="there"),
         record("e", origin__baseline="b1"),
+        record("f", quality__baseline={"accuracy": 0.94}),
     )
-    assert [row["run"] for row in rows(read(tmp_path)[0])].count("baseline") == 5
+    assert [row["run"] for row in rows(read(tmp_path)[0])].count("baseline") == 6
 
 
 def test_only_the_runs_of_a_sweep_are_shown_and_all_are_written(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ class Student(Method):
     """Train a student with fewer layers, or another checkpoint.
 
     Attributes:
-        student: null for the parent's own layers, a directory of weights, or a model (`+model@method.distill.student=…`).
+        student: null for the parent's own layers, a directory of weights, or `+model@method.distill.student=…`.
         layers: layers of the student, of every stack; null takes half.
         encoder_layers: the encoder's, where it is to differ.
         decoder_layers: the decoder's, where it is to differ.
@@ -131,7 +131,8 @@ class Student(Method):
             if count > facts.layers[name]:
                 key = f"{name}_layers" if getattr(self, f"{name}_layers") else "layers"
                 raise UserError(
-                    f"method.distill.{key}: {count} layers are more than the {facts.layers[name]} of the teacher's {name}"
+                    f"method.distill.{key}: {count} layers are more than the {facts.layers[name]} "
+                    f"of the teacher's {name}"
                 )
         return replace(after, layers=counts)
 
@@ -147,4 +148,4 @@ class Student(Method):
                 f"method.distill.student: {self.checkpoint.name} has another vocabulary than the teacher; "
                 "take a student with the same tokenizer"
             )
-        return self.checkpoint.load(context.task, tokenizer, context.seed).to(context.device)
+        return self.checkpoint.load(context.task, tokenizer, context.seed).to(context.device)  # type: ignore[arg-type]

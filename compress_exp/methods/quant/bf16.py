@@ -23,4 +23,4 @@ class BFloat16(Method):
 
     def convert(self, model: PreTrainedModel) -> PreTrainedModel:
         """Round."""
-        return model.to(torch.bfloat16)
+        return model.to(dtype=torch.bfloat16)  # type: ignore[call-arg]

@@ -22,7 +22,7 @@ from compress_exp.layers.surgery import replace_module
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import attach, attached, parametrized
 from compress_exp.methods.quant.fake import FakeQuantInput, FakeQuantWeight, input_grid, quantize_input, row_scale
-from compress_exp.methods.select import Select, Target, original, targets
+from compress_exp.methods.select import Select, Target, original, targets, weight_of
 from compress_exp.models.families.base import is_conv1d, is_linear, output_axis
 from compress_exp.training.forward import forward_logits
 
@@ -82,7 +82,9 @@ class Int8(Method):
         """Replace fake-quantized modules by packed ones; tied weights are packed once."""
         packed: dict[int, Int8Embedding | Int8Linear] = {}
         quantized = {id(module) for module in parametrized(model) if attached(module, FakeQuantWeight)}
-        names = [(name, module) for name, module in model.named_modules(remove_duplicate=False) if id(module) in quantized]
+        names = [
+            (name, module) for name, module in model.named_modules(remove_duplicate=False) if id(module) in quantized
+        ]
         made: dict[int, nn.Module] = {}
         for name, module in names:
             if id(module) not in made:
@@ -99,7 +101,7 @@ class Int8(Method):
         with torch.no_grad():
             for module in parametrized(model):
                 if attached(module, FakeQuantWeight):
-                    error += float((module.weight - original(module)).square().sum())  # type: ignore[operator]
+                    error += float((weight_of(module) - original(module)).square().sum())
                     energy += float(original(module).square().sum())
         return {"quantization_error": error / energy if energy else 0.0}
 
@@ -117,7 +119,7 @@ def _is_plain_table(module: nn.Module) -> bool:
 
 
 def _pack(module: nn.Module) -> Int8Embedding | Int8Linear:
-    weight: Tensor = module.weight.detach()  # type: ignore[operator, assignment]
+    weight = weight_of(module).detach()
     scale = row_scale(weight, output_axis(module))
     if isinstance(module, nn.Embedding):
         return Int8Embedding.from_float(weight, scale, module.padding_idx, float(getattr(module, "embed_scale", 1.0)))

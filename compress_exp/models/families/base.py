@@ -94,7 +94,9 @@ def family_of(model_type: str, key: str = "model") -> Family:
     try:
         module = importlib.import_module(f"compress_exp.models.families.{model_type}")
     except ModuleNotFoundError as error:
-        raise UserError(f"{key}: models of type {model_type!r} are not supported; allowed: {', '.join(SUPPORTED)}") from error
+        raise UserError(
+            f"{key}: models of type {model_type!r} are not supported; allowed: {', '.join(SUPPORTED)}"
+        ) from error
     family: Family = module.FAMILY
     return family
 

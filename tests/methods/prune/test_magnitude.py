@@ -70,7 +70,9 @@ def test_every_projection_of_every_family_is_pruned_and_nothing_else(model_type,
         role = context(model_type).family.role(name, module)
         inside = role not in (None, "embedding", "position_embedding", "relative_bias", "head")
         zeros = int((weight == 0).sum())
-        assert zeros == (round(0.5 * weight.numel()) if inside else 0) or not inside and zeros < weight.shape[1] + 1, name
+        assert zeros == (round(0.5 * weight.numel()) if inside else 0) or not inside and zeros < weight.shape[1] + 1, (
+            name
+        )
 
 
 def test_zero_sparsity_changes_no_bit(tiny, context, method, batch):
@@ -146,7 +148,11 @@ def test_a_second_pruning_goes_on_from_the_first(tiny, context, method):
 
 def test_tied_weights_are_pruned_once_and_stay_tied(tiny, context, budget):
     method = MagnitudePruning(
-        name="prune/magnitude", train=budget, sparsity=0.5, schedule="one_shot", select=Select(roles=("embedding", "head"))
+        name="prune/magnitude",
+        train=budget,
+        sparsity=0.5,
+        schedule="one_shot",
+        select=Select(roles=("embedding", "head")),
     )
     model = method.prepare(tiny("gpt2"), context("gpt2"))
     method.step(model, 1.0)
@@ -170,7 +176,8 @@ def test_coverage_zero_is_refused(tiny, context, method):
 
 
 @pytest.mark.parametrize(
-    ("settings", "field"), [({"sparsity": 1.5}, "sparsity"), ({"scope": "row"}, "scope"), ({"schedule": "x"}, "schedule")]
+    ("settings", "field"),
+    [({"sparsity": 1.5}, "sparsity"), ({"scope": "row"}, "scope"), ({"schedule": "x"}, "schedule")],
 )
 def test_values_out_of_range_are_refused(settings, field, budget):
     with pytest.raises(FieldError) as caught:

@@ -1,0 +1,181 @@
+"""What the configuration asks for, checked, with the recipes that name everything it will build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from compress_exp.config import FieldError, TrainConfig, UserError, build, check_choice
+from compress_exp.losses.base import Loss
+from compress_exp.methods.base import Facts, Method
+from compress_exp.models.families.base import Family, layer_counts
+from compress_exp.models.loading import Model, read_config
+from compress_exp.store import digest
+
+if TYPE_CHECKING:
+    from compress_exp.measure.hardware import Hardware
+    from compress_exp.tasks.base import Task
+    from compress_exp.tracking import Tracking
+
+RECIPE = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Methods applied at once: prepare, train if anything trains, convert."""
+
+    methods: tuple[Method, ...]
+    loss: Loss
+    train: TrainConfig
+
+    @property
+    def label(self) -> str:
+        """Its methods' names."""
+        return "+".join(method.name for method in self.methods)
+
+    @property
+    def trains(self) -> bool:
+        """Whether any member has a budget."""
+        return any(method.trains for method in self.methods)
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether training it asks the teacher."""
+        return self.trains and self.loss.uses_teacher
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked experiment: everything built from the configuration but nothing trained."""
+
+    model: Model
+    task: Task
+    train: TrainConfig
+    stages: tuple[Stage, ...]
+    hardware: Hardware
+    tracking: Tracking
+    facts: Facts
+    seed: int
+    teacher: str
+
+    @property
+    def baseline_recipe(self) -> dict[str, Any]:
+        """What decides the dense model."""
+        recipe = {"recipe": RECIPE, "kind": "baseline", "model": self.model.identity(), "task": self.task.identity()}
+        return recipe | {"train": None if self.model.finetuned else self.train.identity(), "seed": self.seed}
+
+    def stage_recipe(self, index: int) -> dict[str, Any]:
+        """What decides the artifact of a stage, its parent by key."""
+        stage = self.stages[index]
+        parent = self.baseline_recipe if index == 0 else self.stage_recipe(index - 1)
+        teacher = self.baseline_key if self.teacher == "baseline" else Model(name="", path=self.teacher).identity()
+        return {
+            "recipe": RECIPE,
+            "kind": "stage",
+            "parent": digest(parent),
+            "methods": [method.identity() for method in stage.methods],
+            "loss": stage.loss.identity() if stage.trains else None,
+            "teacher": teacher if stage.uses_teacher else None,
+            "task": self.task.identity(),
+            "seed": self.seed,
+        }
+
+    @property
+    def baseline_key(self) -> str:
+        """The name of the dense model's artifact."""
+        return digest(self.baseline_recipe)
+
+    @property
+    def artifact_key(self) -> str:
+        """The name of the last stage's artifact."""
+        return digest(self.stage_recipe(len(self.stages) - 1))
+
+    @property
+    def label(self) -> str:
+        """The stages' names in order."""
+        return ", ".join(stage.label for stage in self.stages)
+
+    @property
+    def integer(self) -> bool:
+        """Whether the result multiplies integers."""
+        return any(method.integer for stage in self.stages for method in stage.methods)
+
+    @property
+    def run_id(self) -> str:
+        """The run's name among all runs: what is measured, how, and beside what."""
+        content: dict[str, Any] = {"artifact": self.artifact_key, "baseline": self.baseline_key}
+        content |= {"hardware": self.hardware.identity(), "evaluation": self.task.evaluation_identity()}
+        return digest(content)
+
+    @property
+    def run_name(self) -> str:
+        """A readable directory name that ends in the id."""
+        methods = "+".join(stage.label for stage in self.stages).replace("/", ".")
+        return f"{self.model.name}-{self.task.name}-{methods}-s{self.seed}-{self.run_id}"
+
+
+def plan(config: DictConfig) -> Plan:
+    """Build and check all that can be checked without loading a model.
+
+    Raises:
+        UserError: one sentence about the first thing that cannot work.
+    """
+    try:
+        check_choice("measure.stages", config.measure.stages, ("bytes", "all"))
+        if config.force is not None:
+            check_choice("force", config.force, ("measure", "run", "all"))
+    except FieldError as error:
+        raise UserError(str(error)) from error
+    train: TrainConfig = build(config.train, "train")
+    loss: Loss = build(config.loss, "loss")
+    model: Model = build(config.model, "model")
+    task: Task = build(config.task, "task")
+    hardware: Hardware = build(config.hardware, "hardware")
+    tracking: Tracking = build(config.tracking, "tracking")
+    methods: dict[str, Method] = build(config.method, "method")
+    if not methods:
+        raise UserError("method: no method is chosen; method=finetune is the dense control")
+    for key, method in methods.items():
+        if not isinstance(method, Method):
+            raise UserError(f"method.{key}: {method!r} is no method; choose one by method=…, as in method=prune")
+    model.check()
+    task.check()
+    hardware.check()
+    if config.teacher != "baseline":
+        Model(name="teacher", path=config.teacher).check("teacher")
+    facts = initial_facts(model)
+    check_kind(task, facts.family)
+    stages = tuple(Stage((method,), method.loss or loss, method.train) for method in methods.values())
+    for stage in stages:
+        for method in stage.methods:
+            facts = method.check(facts)
+    return Plan(model, task, train, stages, hardware, tracking, facts, config.seed, config.teacher)
+
+
+def initial_facts(model: Model) -> Facts:
+    """What the configuration of the model says before anything is loaded."""
+    family = model.family()
+    config = read_config(model)
+    return Facts(family, layer_counts(config, family), None if model.directory is None else int(config.vocab_size))
+
+
+def check_kind(task: Task, family: Family) -> None:
+    """Refuse a task that the architecture has no head for."""
+    wanted = {"language_modelling": ("decoder",), "seq2seq": ("encoder_decoder",), "classification": ("encoder",)}
+    if family.kind not in wanted[task.kind]:
+        raise UserError(
+            f"model: a {family.kind.replace('_', '-')} model cannot do task={task.name} ({task.kind}); "
+            f"take a model of kind {wanted[task.kind][0].replace('_', '-')}"
+        )
+
+
+def disk_bytes(plan: Plan) -> int:
+    """Bytes that building this plan from nothing may take: weights per artifact, twice exported, one checkpoint."""
+    import torch
+    from transformers import AutoModel
+
+    with torch.device("meta"):
+        parameters = AutoModel.from_config(read_config(plan.model)).num_parameters()
+    return 4 * parameters * (len(plan.stages) + 1 + 2 + 3)

@@ -1,0 +1,185 @@
+"""The command line as a person uses it: sweeps, the same sweep again, kills, damaged files, failing jobs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = [
+    *("train.threads=1", "train.max_steps=12", "tracking=csv", "model.vocabulary=320", "task.max_length=32"),
+    *("model.architecture.hidden_size=32", "model.architecture.num_hidden_layers=2"),
+    *("hardware.lengths=[16]", "hardware.batch_sizes=[1]", "hardware.rounds=5", "hardware.seconds=0.2"),
+]
+FILES = ("model.safetensors", "config.json", "recipe.json", "history.csv")
+ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+
+
+def command(outputs, *overrides):
+    return [sys.executable, "-m", "compress_exp", f"outputs={outputs}", *SMALL, *overrides]
+
+
+def cli(outputs, *overrides):
+    return subprocess.run(command(outputs, *overrides), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+def records(outputs):
+    return [json.loads(path.read_text()) for path in sorted(Path(outputs).glob("runs/*/record.json"))]
+
+
+def artifacts(outputs):
+    return {
+        path.name: path for path in sorted((Path(outputs) / "artifacts").iterdir()) if not path.name.startswith(".")
+    }
+
+
+def assert_same_artifacts(one, other):
+    first, second = artifacts(one), artifacts(other)
+    assert first.keys() == second.keys()
+    for key in first:
+        for name in FILES:
+            assert (first[key] / name).read_bytes() == (second[key] / name).read_bytes(), (key, name)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """The default sweep, once."""
+    outputs = tmp_path_factory.mktemp("swept")
+    return outputs, cli(outputs, "-m", "method=prune,quant,distill")
+
+
+def test_the_default_sweep_gives_four_rows_and_three_records(swept):
+    outputs, done = swept
+    assert done.returncode == 0, done.stderr
+    for row in ("baseline", "prune/magnitude", "quant/int8", "distill/soft_targets"):
+        assert row in done.stdout
+    found = records(outputs)
+    assert {tuple(record["run"]["method"]) for record in found} == {
+        ("prune/magnitude",),
+        ("quant/int8",),
+        ("distill/soft_targets",),
+    }
+    assert len(artifacts(outputs)) == 4
+    assert "table.csv" in done.stdout
+
+
+def test_records_hold_what_was_promised_and_agree_with_the_disk(swept):
+    outputs, _ = swept
+    for record in records(outputs):
+        own, dense = (outputs / "artifacts" / record["origin"][name] for name in ("artifact", "baseline"))
+        size = sum((own / name).stat().st_size for name in ("model.safetensors", "config.json"))
+        assert record["size"]["artifact_bytes"] == size
+        dense_size = sum((dense / name).stat().st_size for name in ("model.safetensors", "config.json"))
+        assert record["size"]["compression_ratio"] == pytest.approx(dense_size / size)
+        assert size < dense_size
+        primary = record["quality"]["primary"]
+        assert record["quality"]["metrics"][primary["name"]] == primary["value"]
+        retained = primary["value"] / record["quality"]["baseline"][primary["name"]]
+        assert record["quality"]["retained"] == pytest.approx(retained)
+        row = record["latency"]["rows"][0]
+        assert row["speedup_interval"][0] <= row["speedup"] <= row["speedup_interval"][1]
+        assert record["energy"]["joules_per_1000"] is None
+        assert record["energy"]["reason"]
+        assert record["run"]["runtime"] == "openvino"
+
+
+def test_the_same_sweep_again_builds_nothing(swept):
+    outputs, _ = swept
+    before = {path: path.stat().st_mtime_ns for path in outputs.rglob("*") if path.suffix in (".safetensors", ".bin")}
+    again = cli(outputs, "-m", "method=prune,quant,distill")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("finished before") == 3
+    assert "built in" not in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_truncated_record_and_artifact_are_said_and_made_again(swept):
+    outputs, _ = swept
+    record = next(path for path in outputs.glob("runs/*/record.json") if "prune" in path.parent.name)
+    content = json.loads(record.read_text())
+    weights = outputs / "artifacts" / content["origin"]["artifact"] / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:100])
+    record.write_text(record.read_text()[:200])
+    again = cli(outputs, "method=prune")
+    assert again.returncode == 0, again.stderr
+    assert "is damaged" in again.stdout
+    assert "model.safetensors is truncated" in again.stdout
+    assert weights.read_bytes() == whole
+    assert json.loads(record.read_text())["size"]["artifact_bytes"] == content["size"]["artifact_bytes"]
+
+
+def test_a_pipeline_shares_its_prefix(swept):
+    outputs, _ = swept
+    before = set(artifacts(outputs))
+    done = cli(outputs, "method=[prune,quant]")
+    assert done.returncode == 0, done.stderr
+    assert len(set(artifacts(outputs)) - before) == 1
+    record = next(r for r in records(outputs) if len(r["stages"]) == 2)
+    assert record["origin"]["parent"] in before
+    assert record["size"]["sparsity"] > 0.1
+
+
+def test_a_failing_job_stops_no_other_and_is_listed(swept):
+    outputs, _ = swept
+    done = cli(outputs, "-m", "method=finetune", "hardware=cuda,cpu")
+    assert done.returncode == 1
+    assert "1 of 2 runs failed" in done.stdout + done.stderr
+    assert "finds no GPU" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert any(record["run"]["method"] == ["finetune"] for record in records(outputs))
+
+
+def test_kill_nine_in_training_loses_nothing_and_changes_nothing(tmp_path):
+    settings = ("method=prune", "train.max_steps=60", "train.checkpoint_steps=7", "hardware=cpu_eager")
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    assert cli(undisturbed, *settings).returncode == 0
+    process = subprocess.Popen(command(killed, *settings), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    wait_for(lambda: any(killed.glob("artifacts/*.partial/checkpoint.ckpt")), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not records(killed)
+    finished = cli(killed, *settings)
+    assert finished.returncode == 0, finished.stderr
+    assert "going on at step" in finished.stdout
+    assert_same_artifacts(undisturbed, killed)
+    assert not list(killed.glob("artifacts/*.partial"))
+
+
+def test_kill_nine_in_exporting_loses_nothing_and_changes_nothing(tmp_path):
+    settings = ("method=quant/static", "hardware=cpu_eager")
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    assert cli(undisturbed, *settings).returncode == 0
+    die = (
+        "import os, signal, sys; import compress_exp.store as store\n"
+        "def die(path, content): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "store.write_json = die\n"
+        "from compress_exp.cli import main; main(sys.argv[1:])\n"
+    )
+    overrides = [f"outputs={killed}", *SMALL, *settings]
+    dead = subprocess.run([sys.executable, "-c", die, *overrides], cwd=ROOT, env=ENVIRONMENT, capture_output=True)
+    assert dead.returncode == -signal.SIGKILL
+    assert list(killed.glob("artifacts/*.partial/model.safetensors"))
+    assert cli(killed, *settings).returncode == 0
+    assert_same_artifacts(undisturbed, killed)
+
+
+def wait_for(condition, process):
+    while not condition():
+        assert process.poll() is None, "the process ended before it could be killed"
+        time.sleep(0.02)
+
+
+def test_a_plan_says_what_would_be_done_and_does_nothing(tmp_path):
+    done = cli(tmp_path, "method=[prune,quant]", "plan=true")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("to be built") == 3
+    assert "MB are needed" in done.stdout
+    assert not list(tmp_path.glob("artifacts/*"))
