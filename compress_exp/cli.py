@@ -29,13 +29,19 @@ from omegaconf import DictConfig
 
 from compress_exp.config import CONF, UserError
 from compress_exp.errors import CONFIG_NAME, SweepFailed, check_root, explain, make_outputs, refusal
+from compress_exp.help import help_text
 from compress_exp.overrides import parse, values
 
 log = logging.getLogger("compress_exp")
 
 
+# What transformers says while it loads: new heads are expected, and damage is told by our own checks.
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
 def task(config: DictConfig) -> dict[str, Any] | None:
     """One experiment; a failure is told at once, wherever the launcher runs it."""
+    os.environ |= {name: os.environ.get(name, value) for name, value in QUIET.items()}
     try:
         check_root(config)
         from compress_exp.run import run
@@ -102,7 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _drive(args)
     except SweepFailed:
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Lightning turns the first into the second
+        if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
         print("interrupted: what is finished is kept, the same command goes on from there", file=sys.stderr)
         return 130
     except Exception as error:
@@ -121,10 +130,10 @@ def _drive(args: argparse.Namespace) -> int:
     overrides = list(args.overrides)
     try:
         if args.help:
-            hydra.app_help(CONFIG_NAME, parser(), args)
+            print(help_text(loader.repository, parser()))
         elif args.cfg:
             hydra.show_cfg(CONFIG_NAME, overrides, args.cfg, args.package, args.resolve)
-        elif args.multirun or hydra.get_mode(CONFIG_NAME, overrides) is RunMode.MULTIRUN:
+        elif args.multirun or _swept(hydra, overrides):
             hydra.multirun(CONFIG_NAME, task, overrides)
         else:
             return _single(hydra, overrides)
@@ -146,9 +155,18 @@ def _loader(directory: str | None) -> Loader:
     return Loader(search_path)
 
 
+def _swept(hydra: Hydra, overrides: list[str]) -> bool:
+    """Whether values to sweep are given without -m to an experiment that is a sweep by itself."""
+    swept = any(item.is_sweep_override() for item in parse(overrides, hydra.config_loader))
+    return swept and hydra.get_mode(CONFIG_NAME, overrides) is RunMode.MULTIRUN
+
+
 def _single(hydra: Hydra, overrides: list[str]) -> int:
-    """One run. Not `Hydra.run`, which adds a line of its own to the sentence of a failure."""
+    """One run, or the sweep of an experiment; `Hydra.run` would add a line of its own to the sentence of a failure."""
     config = hydra.compose_config(CONFIG_NAME, overrides, RunMode.RUN, with_log_configuration=True)
+    if config.hydra.mode is RunMode.MULTIRUN:
+        hydra.multirun(CONFIG_NAME, task, overrides)
+        return 0
     outputs = make_outputs(config.outputs)
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
     job = run_job(task, config, "hydra.run.dir", None, context)

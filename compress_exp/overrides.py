@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Protocol
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
@@ -45,11 +46,19 @@ def values(override: Override, loader: ConfigLoader) -> list[str]:
     return [f"{override.get_key_element()}={value}" for value in found]
 
 
-def options(group: str, loader: ConfigLoader) -> list[str]:
+class Listing(Protocol):
+    """What knows the options of a configuration group: Hydra's loader, or its repository (much faster)."""
+
+    def get_group_options(self, group_name: str, results_filter: ObjectType | None) -> list[str]:
+        """Files or folders of a group."""
+        ...
+
+
+def options(group: str, listing: Listing) -> list[str]:
     """The choices of a configuration group, those in its folders included."""
-    names = list(loader.get_group_options(group, ObjectType.CONFIG))
-    for folder in loader.get_group_options(group, ObjectType.GROUP):
-        names += [f"{folder}/{name}" for name in options(f"{group}/{folder}", loader)]
+    names = list(listing.get_group_options(group, ObjectType.CONFIG))
+    for folder in listing.get_group_options(group, ObjectType.GROUP):
+        names += [f"{folder}/{name}" for name in options(f"{group}/{folder}", listing)]
     return names
 
 

@@ -9,7 +9,7 @@ import os
 import re
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,9 +159,9 @@ class WandbTracking(Tracking):
                 run.log(row, step=step)
             rows = [flatten(row) for row in record["latency"]["rows"]]
             if rows:
-                columns = list(rows[0])
-                cells = [[row.get(name) for name in columns] for row in rows]
-                run.log({"latency/table": wandb.Table(columns=columns, data=cells, allow_mixed_types=True)})
+                names = list(rows[0])
+                cells: list[Iterable[Any]] = [[row.get(name) for name in names] for row in rows]
+                run.log({"latency/table": wandb.Table([*names], cells, allow_mixed_types=True)})
             run.summary.update(summary(record))
         finally:
             run.finish()

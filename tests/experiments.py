@@ -42,6 +42,8 @@ def configure(family: str, data: Path, *overrides: str) -> DictConfig:
     common = [f"model={model}", f"task={task}", f"task.data_dir={data}", "tracking=disabled", "model.vocabulary=320"]
     common += [f"model.architecture.{name}={value}" for name, value in sizes.items()]
     common += ["train.max_steps=3", "train.threads=1", "task.batch_size=8", "task.max_length=32"]
+    if task == "language_modelling":
+        common.append("task.stride=16")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", [*common, *overrides])
 

@@ -105,9 +105,20 @@ print(sorted(heavy & set(sys.modules)), file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stderr.splitlines()[-1] == "[]"
-    for group in ("hardware:", "loss:", "method:", "model:", "task:", "tracking:", "train:"):
-        assert f"\n{group}" in done.stdout
+    for group in ("hardware:", "loss:", "method:", "model:", "task:", "tracking:", "train:", "experiment:"):
+        assert f"\n  {group}" in done.stdout
+    assert "prune, prune/magnitude" in done.stdout
     assert done.stdout.count("  python -m compress_exp ") == 10
+
+
+def test_an_experiment_that_is_a_sweep_needs_no_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {method.prune.sparsity: '2,3'}}}\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    common = ["--config-dir", str(tmp_path), "experiment=mine", f"outputs={tmp_path}"]
+    for extra in ([], ["seed=0,1"]):
+        assert main([*common, *extra]) == 1
+        assert f"of {2 * max(1, 2 * len(extra))} runs failed" in capsys.readouterr().out
 
 
 def test_configurations_are_printed_without_running(capsys: pytest.CaptureFixture[str]) -> None:

@@ -173,6 +173,22 @@ def test_a_launcher_that_breaks_is_a_failure_after_the_table(app: Path, capsys: 
     assert out.index("0.9000") < out.index("BasicLauncher:")
 
 
+def test_failures_are_told_even_where_the_table_cannot_be_written(
+    app: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def task(config: DictConfig) -> Any:
+        if config.seed == 1:
+            raise UserError("seed: one is unlucky")
+        (app / "out" / "reports").write_text("a file where the directory should be")
+        return finish(config)
+
+    with pytest.raises(SweepFailed):
+        sweep(app, task, "seed=0,1")
+    out = capsys.readouterr().out
+    assert "no table: " in out
+    assert "  seed=1: seed: one is unlucky\n" in out
+
+
 def test_nothing_to_show_shows_nothing(app: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep(app, lambda config: None, "seed=0,1")
     assert capsys.readouterr().out == "[1/2] seed=0\n[2/2] seed=1\n"

@@ -41,18 +41,22 @@ def kernels_available() -> bool:
         weight = torch.full((16, 64), -LIMIT, dtype=torch.int8)
         packed = torch.ops.onednn.qlinear_prepack(weight, None)
         codes = torch.full((2, 64), HIGH, dtype=torch.uint8)
-        return bool((_multiply(codes, 1.0, 0, packed, torch.ones(16), None) == -64.0 * LIMIT * HIGH).all())
+        product = _multiply(codes, (1.0, 0), packed, torch.ones(16), torch.zeros(16, dtype=torch.int32), None)
+        return bool((product == -64.0 * LIMIT * HIGH).all())
     except (RuntimeError, AttributeError):
         return False
 
 
 def _multiply(
-    codes: Tensor, scale: float, zero_point: int, packed: Tensor, weight_scale: Tensor, bias: Tensor | None
+    codes: Tensor, grid: tuple[float, int], packed: Tensor, weight_scale: Tensor, zeros: Tensor, bias: Tensor | None
 ) -> Tensor:  # uint8 (..., in) -> float (..., out)
-    zeros = torch.zeros(weight_scale.numel(), dtype=torch.int32)
-    return torch.ops.onednn.qlinear_pointwise(
-        codes, scale, zero_point, packed, weight_scale, zeros, bias, 1.0, 0, torch.float32, "none", [], ""
+    return torch.ops.onednn.qlinear_pointwise.default(
+        codes, *grid, packed, weight_scale, zeros, bias, 1.0, 0, torch.float32, "none", [], ""
     )
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 class Int8Linear(nn.Module):
@@ -68,6 +72,7 @@ class Int8Linear(nn.Module):
     weight_scale: Tensor
     input_scale: Tensor
     input_zero_point: Tensor
+    bias: nn.Parameter | None
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__()
@@ -76,7 +81,7 @@ class Int8Linear(nn.Module):
         self.register_buffer("weight_scale", torch.ones(out_features))
         self.register_buffer("input_scale", torch.ones(()))
         self.register_buffer("input_zero_point", torch.zeros((), dtype=torch.int32))
-        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        self.register_parameter("bias", nn.Parameter(torch.zeros(out_features)) if bias else None)
         self._ready: tuple[Any, ...] | None = None
 
     @classmethod
@@ -98,9 +103,11 @@ class Int8Linear(nn.Module):
         observed = torch.is_grad_enabled() or is_tracing() or torch.compiler.is_compiling()
         if observed or inputs.device.type != "cpu" or not kernels_available():
             return self.reference(inputs)
-        scale, zero_point, inverse, packed = self._packed()
-        codes = (inputs.float() * inverse).round_().add_(zero_point).clamp_(LOW, HIGH).to(torch.uint8)
-        return _multiply(codes, scale, zero_point, packed, self.weight_scale, self.bias).to(inputs.dtype)
+        grid, inverse, packed, zeros = self._packed()
+        values = inputs if inputs.dtype == torch.float32 else inputs.float()
+        codes = (values * inverse).round_().add_(grid[1]).clamp_(LOW, HIGH).to(torch.uint8)
+        result = _multiply(codes, grid, packed, self.weight_scale, zeros, self._parameters["bias"])
+        return result if inputs.dtype == torch.float32 else result.to(inputs.dtype)
 
     def reference(self, inputs: Tensor) -> Tensor:
         """The same layer in floating point: the input rounded to its grid, the weights unpacked."""
@@ -109,15 +116,20 @@ class Int8Linear(nn.Module):
         weight = self.weight.float() * self.weight_scale.unsqueeze(1)
         return functional.linear(rounded, weight, self.bias).to(inputs.dtype)
 
-    def _packed(self) -> tuple[float, int, float, Tensor]:
-        sources = (self.weight, self.input_scale, self.input_zero_point)
-        versions = [0 if tensor.is_inference() else tensor._version for tensor in sources]
+    def _packed(self) -> tuple[tuple[float, int], float, Tensor, Tensor]:
+        # Small models spend their time here: no attribute of a Module is looked up that need not be.
+        buffers: dict[str, Any] = self._buffers
+        weight, scale, zero_point = buffers["weight"], buffers["input_scale"], buffers["input_zero_point"]
+        versions = (_version(weight), _version(scale), _version(zero_point))
         ready = self._ready
-        if ready is None or versions != ready[1] or any(a is not b for a, b in zip(sources, ready[0], strict=True)):
-            scale, zero_point = float(self.input_scale), int(self.input_zero_point)
-            packed = torch.ops.onednn.qlinear_prepack(self.weight, None)
-            self._ready = ready = (sources, versions, (scale, zero_point, 1.0 / scale, packed))
-        return ready[2]
+        if ready is None or ready[0] is not weight or ready[1] is not scale or ready[2] is not zero_point:
+            ready = None
+        if ready is None or ready[3] != versions:
+            grid = float(scale), int(zero_point)
+            packed = torch.ops.onednn.qlinear_prepack(weight, None)
+            zeros = torch.zeros(self.out_features, dtype=torch.int32)
+            self._ready = ready = (weight, scale, zero_point, versions, (grid, 1.0 / grid[0], packed, zeros))
+        return ready[4]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_ready": None}

@@ -112,11 +112,15 @@ class Model:
         import torch
         import transformers
 
-        transformers.utils.logging.disable_progress_bar()
         auto = getattr(transformers, task.auto_class)
         torch.manual_seed(seed)
         if self.directory is not None:
-            model = auto.from_pretrained(self.directory, **task.config_overrides(), dtype=torch.float32)
+            model, found = auto.from_pretrained(
+                self.directory, **task.config_overrides(), dtype=torch.float32, output_loading_info=True
+            )
+            if self.finetuned and found["missing_keys"]:
+                missing = sorted(found["missing_keys"])[0]
+                raise UserError(f"model.finetuned: the checkpoint has no {missing}; set model.finetuned=false to train it")
         else:
             assert self.architecture is not None
             settings = {key: value for key, value in self.architecture.items() if key != "model_type"}
@@ -187,7 +191,7 @@ def check_safetensors(file: Path, key: str) -> None:
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length)) if length < 100_000_000 else {}
+            header = json.loads(stream.read(min(length, 100_000_000)))
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         complete = file.stat().st_size == 8 + length + max(ends, default=0)
     except (struct.error, ValueError, KeyError, AttributeError, TypeError):

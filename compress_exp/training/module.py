@@ -102,6 +102,16 @@ class CompressionModule(LightningModule):
             for method in self.methods:
                 method.step(self.model, method.share(progress))
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by norm; Lightning's own refuses fused optimizers under autocast, although bf16 needs no unscaling."""
+        if self.budget.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), self.budget.gradient_clip)
+
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_index: int) -> None:
         """Methods see the updated weights."""
         rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])

@@ -101,7 +101,6 @@ def fit(module: CompressionModule, batches: Batches, train: TrainConfig, directo
             accelerator="auto",
             devices=train.devices,
             precision="bf16-mixed" if train.precision == "bf16" else "32-true",
-            gradient_clip_val=train.gradient_clip or None,
             callbacks=callbacks,
             plugins=[LightningEnvironment()],
             logger=False,

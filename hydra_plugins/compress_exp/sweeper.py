@@ -107,7 +107,10 @@ class GridSweeper(Sweeper):
         if ids:
             from compress_exp.report.summary import report
 
-            report(Path(self.root.outputs), ids)
+            try:
+                report(Path(self.root.outputs), ids)
+            except OSError as error:  # the failures below are still to be told
+                log.error("no table: %s", refusal(error) or error)
         if failures:
             lines = "\n".join(f"  {line}" for line in failures)
             log.error("%d of %d runs failed:\n%s", len(failures), total, lines)
