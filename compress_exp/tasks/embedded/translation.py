@@ -72,9 +72,7 @@ VERBS = [
         "hear hears heard odil",
     )
 ]
-ADJECTIVES = dict(
-    old="vekh", young="nilm", red="rosk", small="pikol", big="gront", quiet="silm"
-)
+ADJECTIVES = dict(old="vekh", young="nilm", red="rosk", small="pikol", big="gront", quiet="silm")
 ADVERBS = dict(often="semfer", never="nuka")
 NUMBERS = dict(two="duz", three="triz")
 ARTICLES = (("lo", "lon"), ("ta", "tan"))
