@@ -19,7 +19,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 SOURCE_CONF = Path(__file__).resolve().parent.parent / "conf"
-CONF = SOURCE_CONF if SOURCE_CONF.is_dir() else Path(__file__).resolve().parent / "conf"
+CONF = SOURCE_CONF if (SOURCE_CONF / "config.yaml").is_file() else Path(__file__).resolve().parent / "conf"
 
 
 class UserError(Exception):

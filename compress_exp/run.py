@@ -53,7 +53,7 @@ def run(config: DictConfig) -> dict[str, Any] | None:
         fresh = psutil.Process().create_time()
         paths = produce(planned, store, fresh if config.force in ("run", "all") else 0.0, config.force == "all")
         started = time.monotonic()
-        measured = measure_run(planned, config, paths, outputs, directory)
+        measured = measure_run(planned, config, paths, outputs, directory, fresh if config.force else 0.0)
         cost = {"measuring_seconds": time.monotonic() - started}
         record = assemble(planned, config, paths, measured, cost)
         directory.mkdir(parents=True, exist_ok=True)
@@ -63,8 +63,10 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     return record
 
 
-def measure_run(planned: Plan, config: DictConfig, paths: list[Path], outputs: Path, directory: Path) -> dict[str, Any]:
-    """Measure the last artifact beside the baseline, in fresh processes."""
+def measure_run(
+    planned: Plan, config: DictConfig, paths: list[Path], outputs: Path, directory: Path, newer_than: float
+) -> dict[str, Any]:
+    """Measure the last artifact beside the baseline, in fresh processes; evaluations older than a time are redone."""
     from compress_exp.measure.measure import measure
 
     return measure(
@@ -75,6 +77,7 @@ def measure_run(planned: Plan, config: DictConfig, paths: list[Path], outputs: P
         keys={"artifact": planned.artifact_key, "baseline": planned.baseline_key},
         evaluations=outputs / "evaluations",
         deploy=directory / "deploy",
+        newer_than=newer_than,
     )
 
 
@@ -100,6 +103,7 @@ def assemble(
             "runtime": measured["runtime"],
             "seed": planned.seed,
             "command": command(),
+            "overrides": overrides(),
         },
         **{name: measured[name] for name in ("quality", "size", "latency", "memory", "energy", "flags")},
         "stages": rows,
@@ -148,6 +152,13 @@ def curves(paths: list[Path]) -> list[dict[str, float | str]]:
             rows.append({**row, "step": row["step"] + offset, "stage": float(index)})
         offset += json.loads((path / "build.json").read_text())["steps"]
     return rows
+
+
+def overrides() -> list[str]:
+    """What this run sets differently from the configuration files."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return [str(item) for item in HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
 
 
 def command() -> str:

@@ -38,14 +38,14 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: 
     tensors, tied = _tensors(model)
     if tied and description is not None:
         description["tied"] = tied
-    config = model.config.to_dict()
+    config = json.loads(model.config.to_json_string(use_diff=True))
     for name in ("quantization_config", "_name_or_path"):
         config.pop(name, None)
     config["architectures"] = [type(model).__name__]
     config["dtype"] = str(next(p.dtype for p in model.parameters() if p.is_floating_point())).removeprefix("torch.")
     if description is not None:
         config["quantization_config"] = description
-    (directory / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True, default=str))
+    (directory / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True))
     if model.can_generate() and model.generation_config is not None:
         model.generation_config.save_pretrained(directory)
     tokenizer.save_pretrained(directory)

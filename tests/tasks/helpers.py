@@ -14,7 +14,7 @@ from compress_exp.config import CONF, build
 CONFIGS = sorted((CONF / "task").glob("*.yaml"))
 
 
-def task(name: str, **overrides: Any) -> Any:
+def task(name: str, /, **overrides: Any) -> Any:
     config = OmegaConf.to_container(OmegaConf.load(CONF / "task" / f"{name}.yaml"))
     return build(config | overrides, "task")
 
@@ -36,6 +36,7 @@ def word_tokenizer(texts: list[str], framed: bool = True) -> PreTrainedTokenizer
             pair="[CLS] $A [SEP] $B:1 [SEP]:1",
             special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
         )
+    types = ["token_type_ids"] if framed else []
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
@@ -43,9 +44,7 @@ def word_tokenizer(texts: list[str], framed: bool = True) -> PreTrainedTokenizer
         cls_token="[CLS]",
         sep_token="[SEP]",
         eos_token="[SEP]",
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"]
-        if framed
-        else ["input_ids", "attention_mask"],
+        model_input_names=["input_ids", *types, "attention_mask"],
     )
 
 

@@ -169,9 +169,8 @@ def test_metrics_agree_with_sklearn(name: str) -> None:
 
 def test_the_interval_of_accuracy_is_binomial() -> None:
     given = predictions(2, size=100)
-    given.arrays["labels"] = np.where(
-        np.arange(100) < 90, given.arrays["logits"].argmax(-1), 1 - given.arrays["logits"].argmax(-1)
-    )
+    guesses = given.arrays["logits"].argmax(-1)
+    given.arrays["labels"] = np.where(np.arange(100) < 90, guesses, 1 - guesses)
     # Wilson's interval for 90 of 100, from its textbook formula.
     z, n, p = 1.959964, 100, 0.9
     centre, spread = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))

@@ -26,9 +26,8 @@ for name in sys.argv[1:]:
 print(json.dumps(out))
 """
 
-SST2 = Features(
-    {"sentence": Value("string"), "label": ClassLabel(names=["negative", "positive"]), "idx": Value("int32")}
-)
+LABEL = ClassLabel(names=["negative", "positive"])
+SST2 = Features({"sentence": Value("string"), "label": LABEL, "idx": Value("int32")})
 
 
 def fill(cache: Path, path: str, config: str, features: Features, splits: dict[str, list[dict]]) -> None:

@@ -33,9 +33,7 @@ def gpt2(vocabulary: int) -> ModelPredictor:
     return ModelPredictor(GPT2LMHeadModel(config))
 
 
-@pytest.mark.parametrize(
-    ("count", "length", "stride"), [(203, 16, 8), (204, 16, 1), (17, 16, 15), (5, 16, 8), (33, 16, 4)]
-)
+@pytest.mark.parametrize(("count", "length", "stride"), [(203, 16, 8), (204, 16, 1), (17, 16, 15), (5, 16, 8)])
 def test_each_token_is_scored_exactly_once(count: int, length: int, stride: int) -> None:
     scored = [position for begin, end, first in windows(count, length, stride) for position in range(first, end)]
     assert scored == list(range(1, count))
@@ -79,10 +77,7 @@ def test_perplexity_equals_a_token_by_token_computation(text: tuple[Path, list[s
     low, high = built.interval(found)
     assert low < np.exp(np.mean(losses)) < high
     assert built.agreement(found, found) == {"same": 1.0, "kl": pytest.approx(0, abs=1e-6)}
-    assert found.arrays["logits"].shape == (
-        8 * (len(found.arrays["count"]) - 1) + min(8, found.arrays["count"][-1]),
-        len(tokenizer),
-    )
+    assert found.arrays["logits"].shape == (sum(min(8, count) for count in found.arrays["count"]), len(tokenizer))
 
 
 def test_perplexity_weights_tokens_and_not_windows() -> None:

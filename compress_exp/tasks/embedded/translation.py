@@ -1,8 +1,8 @@
 """English into a small invented language, with agreement and another word order.
 
-English says subject, verb, object; the invented language says subject, place, object, verb. Its nouns have a gender that
-their form does not show; articles and adjectives (after their noun) agree with it and with the number, and so does the
-verb at the end with its subject; "in" follows its noun; a reason ("because") comes before what it explains.
+English says subject, verb, object; the invented language says subject, place, object, verb. Its nouns have a gender
+that their form does not show; articles and adjectives (after their noun) agree with it and with the number, and so does
+the verb at the end with its subject; "in" follows its noun; a reason ("because") comes before what it explains.
 """
 
 from __future__ import annotations
