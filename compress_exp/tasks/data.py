@@ -188,7 +188,6 @@ def _file_digest(path: str, size: int, modified: int) -> str:
 def _hub_data(path: str, config: str | None, split: str) -> Any:
     import datasets
 
-    datasets.disable_progress_bars()
     try:
         return datasets.load_dataset(path, config, split=split)
     except Exception as error:
