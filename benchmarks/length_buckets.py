@@ -75,7 +75,9 @@ def rate(
     for rows in batches:
         width = length or max(map(len, rows))
         inputs = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-        model(input_ids=inputs, attention_mask=inputs.ne(0).long(), labels=torch.zeros(len(rows), dtype=torch.long)).loss.backward()
+        model(
+            input_ids=inputs, attention_mask=inputs.ne(0).long(), labels=torch.zeros(len(rows), dtype=torch.long)
+        ).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     return sum(map(len, batches)) / (time.perf_counter() - started)

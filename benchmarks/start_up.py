@@ -32,7 +32,9 @@ def main() -> None:
 
 def once(arguments: list[str]) -> float:
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "compress_exp", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "compress_exp", *arguments], capture_output=True, text=True, check=False
+    )
     seconds = time.perf_counter() - started
     assert done.returncode == (0 if arguments == ["--help"] else 1), done.stderr
     return seconds

@@ -158,7 +158,12 @@ def _composition(error: HydraException) -> str:
         r"(\S+) appears more than once|Multiple values for (\S+)\.|.*An item is already at '([^']+)'", text, re.DOTALL
     )
     if twice:
-        return f"{next(filter(None, twice.groups()))}: it is there already, write it without '+'"
+        key = next(filter(None, twice.groups()))
+        family = re.search(r"method\.(\w+)\.\w+$", key)
+        if family:
+            way = f"write the second as +method@method.{family[1]}2={family[1]}/<variant>"
+            return f"method: two variants of {family[1]} in one pipeline share one key; {way}"
+        return f"{key}: it is there already, write it without '+'"
     group = re.search(r"config group '([^']+)' does not exist", text)
     if group:
         return f"{group.group(1)}: there is no such group; {nearest(group.group(1), GROUPS)}"

@@ -208,19 +208,25 @@ def _timed(make: Callable[[Path], dict[str, Any]], label: str) -> Callable[[Path
     return timed
 
 
-def stage_rows(plan: Plan, paths: Sequence[Path]) -> list[Mapping[str, Any]]:
-    """The record's block about the stages: what each took and how many bytes it left."""
-    rows: list[Mapping[str, Any]] = []
+def key_of(path: Path) -> str:
+    """The key of an artifact, by where it lies."""
+    return path.name.lstrip(".").removesuffix(".old")
+
+
+def stage_rows(plan: Plan, paths: Sequence[Path], quality: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The record's block about the stages: what each took, how many bytes it left, its metrics where there are any."""
+    rows: list[dict[str, Any]] = []
     for stage, path in zip(plan.stages, paths[1:], strict=True):
         facts = json.loads((path / "build.json").read_text())
         size = sum((path / name).stat().st_size for name in ("model.safetensors", "config.json"))
         rows.append(
             {
                 "methods": [method.name for method in stage.methods],
-                "artifact": path.name.lstrip(".").removesuffix(".old"),
+                "artifact": key_of(path),
                 "seconds": facts["seconds"],
                 "steps": facts["steps"],
                 "bytes": size,
+                "quality": quality.get(key_of(path)),
             }
         )
     return rows

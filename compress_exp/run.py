@@ -15,7 +15,7 @@ import psutil
 from omegaconf import DictConfig
 
 from compress_exp.config import UserError, plain
-from compress_exp.pipeline import produce, stage_rows
+from compress_exp.pipeline import key_of, produce, stage_rows
 from compress_exp.plan import Plan, disk_bytes, plan
 from compress_exp.store import Store, digest, locked, write_json
 
@@ -77,6 +77,7 @@ def measure_run(
         keys={"artifact": planned.artifact_key, "baseline": planned.baseline_key},
         evaluations=outputs / "evaluations",
         deploy=directory / "deploy",
+        stages={key_of(path): path for path in paths[1:-1]} if config.measure.stages == "all" else {},
         newer_than=newer_than,
     )
 
@@ -88,7 +89,7 @@ def assemble(
     from compress_exp.measure.origin import origin
     from compress_exp.report.score import weighted_score
 
-    rows = stage_rows(planned, paths)
+    rows = stage_rows(planned, paths, measured["stages"] | {planned.artifact_key: measured["quality"]["metrics"]})
     baseline = json.loads((paths[0] / "build.json").read_text())
     record: dict[str, Any] = {
         "schema": SCHEMA,
@@ -105,7 +106,7 @@ def assemble(
             "command": command(),
             "overrides": overrides(),
         },
-        **{name: measured[name] for name in ("quality", "size", "latency", "memory", "energy", "flags")},
+        **{block: measured[block] for block in ("quality", "size", "latency", "memory", "energy", "flags")},
         "stages": rows,
         "cost": cost
         | {"baseline_seconds": baseline["seconds"], "compressing_seconds": sum(r["seconds"] for r in rows)},

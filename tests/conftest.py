@@ -17,6 +17,10 @@ from torch import Tensor
 from compress_exp.config import TrainConfig
 from compress_exp.methods.base import Context, Facts
 from compress_exp.models.families.base import family_of, layer_counts
+from compress_exp.pipeline import build_baseline
+from compress_exp.plan import Plan
+from compress_exp.store import Store
+from tests.experiments import write_data
 
 ENCODER = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
 SEQ2SEQ = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
@@ -96,6 +100,24 @@ def facts(tiny: Callable[[str], Any]) -> Callable[[str], Facts]:
         return Facts(family, layer_counts(tiny(model_type).config, family), VOCABULARY)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small files that serve all three kinds of task."""
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Artifacts that the tests of one process share."""
+    return Store(tmp_path_factory.mktemp("artifacts"))
+
+
+@pytest.fixture(scope="session")
+def dense(store: Store) -> Callable[[Plan], Path]:
+    """`dense(plan)`: the plan's baseline, built once."""
+    return lambda plan: store.get(plan.baseline_recipe, lambda directory: build_baseline(plan, directory), "baseline")
 
 
 @pytest.fixture

@@ -17,11 +17,10 @@ from compress_exp.export.artifact import load
 from compress_exp.layers.int8 import Int8Linear
 from compress_exp.layers.surgery import pruned_modules
 from compress_exp.models.families.base import is_conv1d
-from compress_exp.pipeline import apply_stage, build_baseline, publish, run_stage
-from compress_exp.store import Store
+from compress_exp.pipeline import apply_stage, publish, run_stage
 from compress_exp.training.forward import forward_logits
 from compress_exp.training.trainer import Bar
-from tests.experiments import planned, write_data
+from tests.experiments import planned
 
 VARIANTS = sorted(str(path.relative_to(CONF / "method").with_suffix("")) for path in (CONF / "method").rglob("*.yaml"))
 ALIASES = {name for name in VARIANTS if any(other.startswith(name + "/") for other in VARIANTS)}
@@ -44,18 +43,9 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def data(place):
-    return write_data(place / "data")
-
-
-@pytest.fixture(scope="module")
 def expected(place):
     """Logits that the reload test looks for, by artifact directory."""
     return place / "expected"
-
-
-def baseline(place, plan):
-    return Store(place / "artifacts").get(plan.baseline_recipe, lambda d: build_baseline(plan, d), "baseline")
 
 
 def fixed_batch(model):
@@ -64,14 +54,14 @@ def fixed_batch(model):
 
 
 @pytest.mark.parametrize(("variant", "family"), PAIRS)
-def test_it_composes_trains_converts_and_is_published(variant, family, place, data, expected):
+def test_it_composes_trains_converts_and_is_published(variant, family, place, data, dense, expected):
     plan = planned(family, data, f"method={variant}")
     stage = plan.stages[0]
     assert stage.methods[0].name in (variant, f"{variant}/{variant}")
-    dense = baseline(place, plan)
+    base = dense(plan)
     directory = place / f"{variant.replace('/', '.')}-{family}"
     directory.mkdir()
-    built = apply_stage(plan, 0, dense, dense, directory)
+    built = apply_stage(plan, 0, base, base, directory)
     assert not any(parametrize.is_parametrized(module) for module in built.model.modules())
     assert built.steps == (3 if stage.trains else 0)
     assert all(math.isfinite(value) for row in built.history for value in row.values())
@@ -83,25 +73,25 @@ def test_it_composes_trains_converts_and_is_published(variant, family, place, da
     (expected / f"{directory.name}.json").write_text(json.dumps({"path": str(directory), "logits": logits.tolist()}))
     kind = variant.partition("/")[0]
     if kind in ("prune", "quant") or (kind == "distill" and family != "albert"):
-        assert (directory / "model.safetensors").stat().st_size < (dense / "model.safetensors").stat().st_size
+        assert (directory / "model.safetensors").stat().st_size < (base / "model.safetensors").stat().st_size
     else:
-        assert (directory / "model.safetensors").stat().st_size == (dense / "model.safetensors").stat().st_size
+        assert (directory / "model.safetensors").stat().st_size == (base / "model.safetensors").stat().st_size
 
 
 @pytest.mark.parametrize(("variant", "family"), RESUMED)
-def test_an_interrupted_run_ends_bit_identical(variant, family, place, data, monkeypatch):
+def test_an_interrupted_run_ends_bit_identical(variant, family, place, data, dense, monkeypatch):
     plan = planned(family, data, f"method={variant}", "train.checkpoint_steps=1")
-    dense = baseline(place, plan)
+    base = dense(plan)
     undisturbed = place / "undisturbed" / f"{variant.replace('/', '.')}-{family}"
     disturbed = place / "disturbed" / undisturbed.name
     for directory in (undisturbed, disturbed):
         directory.mkdir(parents=True)
-    run_stage(plan, 0, dense, dense, undisturbed)
+    run_stage(plan, 0, base, base, undisturbed)
     with monkeypatch.context() as patch:
         patch.setattr(Bar, "on_train_batch_end", _die_at_step_two)
         with pytest.raises(Killed):
-            run_stage(plan, 0, dense, dense, disturbed)
-    run_stage(plan, 0, dense, dense, disturbed)
+            run_stage(plan, 0, base, base, disturbed)
+    run_stage(plan, 0, base, base, disturbed)
     for name in FILES:
         assert (undisturbed / name).read_bytes() == (disturbed / name).read_bytes(), name
 
@@ -116,16 +106,15 @@ def _die_at_step_two(self, trainer, *rest):
 
 
 @pytest.mark.parametrize(("variant", "family"), [(v, f) for v, f in PAIRS if f in FAMILIES])
-def test_pruned_weights_stay_pruned_in_every_later_stage(variant, family, place, data):
+def test_pruned_weights_stay_pruned_in_every_later_stage(variant, family, place, data, dense, store):
     plan = planned(family, data, f"method=[prune,{variant}]") if not variant.startswith("prune") else None
     if plan is None:
         plan = planned(family, data, "method=prune", f"+method@method.prune2={variant}", "method.prune2.sparsity=0.7")
-    store = Store(place / "artifacts")
-    dense = baseline(place, plan)
-    pruned = store.get(plan.stage_recipe(0), lambda d: run_stage(plan, 0, dense, dense, d), "prune")
+    base = dense(plan)
+    pruned = store.get(plan.stage_recipe(0), lambda d: run_stage(plan, 0, base, base, d), "prune")
     directory = place / "after" / f"{variant.replace('/', '.')}-{family}"
     directory.mkdir(parents=True)
-    model = apply_stage(plan, 1, pruned, dense, directory).model
+    model = apply_stage(plan, 1, pruned, base, directory).model
     before, after = dict(pruned_modules(load(pruned))), dict(pruned_modules(model))
     assert after
     for name, module in after.items():
@@ -138,12 +127,12 @@ def test_pruned_weights_stay_pruned_in_every_later_stage(variant, family, place,
 
 
 @pytest.mark.parametrize(("variant", "family"), [(v, f) for v, f in RESUMED if not v.startswith("distill")])
-def test_it_learns_from_a_teacher(variant, family, place, data):
+def test_it_learns_from_a_teacher(variant, family, place, data, dense):
     plan = planned(family, data, f"method={variant}", "loss=soft_targets")
-    dense = baseline(place, plan)
+    base = dense(plan)
     directory = place / "teacher" / f"{variant.replace('/', '.')}-{family}"
     directory.mkdir(parents=True)
-    history = apply_stage(plan, 0, dense, dense, directory).history
+    history = apply_stage(plan, 0, base, base, directory).history
     assert {"hard", "soft", "loss"} <= set(history[0])
     assert history[0]["loss"] == pytest.approx(history[0]["hard"] + history[0]["soft"], rel=1e-5)
 

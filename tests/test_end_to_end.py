@@ -87,7 +87,7 @@ def test_records_hold_what_was_promised_and_agree_with_the_disk(swept):
         assert row["speedup_interval"][0] <= row["speedup"] <= row["speedup_interval"][1]
         assert record["energy"]["joules_per_1000"] is None
         assert record["energy"]["reason"]
-        assert record["run"]["runtime"] == "openvino"
+        assert record["run"]["runtime"]["name"] == "openvino"
 
 
 def test_the_same_sweep_again_builds_nothing(swept):
@@ -169,6 +169,31 @@ def test_kill_nine_in_exporting_loses_nothing_and_changes_nothing(tmp_path):
     assert list(killed.glob("artifacts/*.partial/model.safetensors"))
     assert cli(killed, *settings).returncode == 0
     assert_same_artifacts(undisturbed, killed)
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "sizes", "metric"),
+    [
+        ("tiny_gpt2", "language_modelling", ("n_embd=32", "n_inner=64", "n_layer=2"), "perplexity"),
+        ("tiny_t5", "seq2seq", ("d_model=32", "d_kv=16", "d_ff=64"), "bleu"),
+    ],
+)
+def test_generating_models_are_evaluated_and_timed_token_by_token(model, task, sizes, metric, data, tmp_path):
+    small = [override for override in SMALL if "architecture" not in override]
+    small += [f"model={model}", f"task={task}", f"task.data_dir={data}", "hardware.new_tokens=4"]
+    small += [f"model.architecture.{size}" for size in sizes]
+    small += ["task.stride=16"] if task == "language_modelling" else ["task.max_new_tokens=6"]
+    overrides = [*small, "method=quant/static", f"outputs={tmp_path}"]
+    run = [sys.executable, "-m", "compress_exp", *overrides]
+    done = subprocess.run(run, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (record,) = records(tmp_path)
+    assert record["quality"]["primary"]["name"] == metric
+    assert record["run"]["runtime"]["name"] == "eager"
+    row = record["latency"]["rows"][0]
+    assert row["new_tokens"] == 4
+    assert 0 < row["token_ms"] < row["p50_ms"]
+    assert record["size"]["compression_ratio"] > 1.5
 
 
 def wait_for(condition, process):

@@ -53,7 +53,7 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
     """Evaluate, count and time.
 
     Args:
-        job: artifact, baseline, task, hardware, keys, evaluations, deploy, newer_than, progress: see `measure`.
+        job: artifact, baseline, task, hardware, keys, evaluations, deploy, stages, newer_than, progress: see `measure`.
     """
     task, hardware = build(job["task"], "task"), build(job["hardware"], "hardware")
     import torch
@@ -81,6 +81,10 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(cores)
     keys = job["keys"]
     evaluations = evaluated(own, keys["artifact"], job["newer_than"]), evaluated(dense, keys["baseline"], 0.0)
+    stages = {
+        key: evaluated(_subject(Path(path), hardware, runtime, store, key), key, 0.0).metrics
+        for key, path in job["stages"].items()
+    }
     torch.set_num_threads(hardware.threads)
     rows = _rows(own, dense, hardware, kind)
     measured_size = size(
@@ -92,6 +96,7 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
     )
     return {
         "quality": quality(task, *evaluations),
+        "stages": stages,
         "size": measured_size,
         "latency": {**rows[0], "rows": rows},
         "energy": energy(),

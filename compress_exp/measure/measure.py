@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +37,7 @@ def measure(
     keys: dict[str, str],
     evaluations: Path,
     deploy: Path,
+    stages: Mapping[str, Path] | None = None,
     newer_than: float = 0.0,
 ) -> dict[str, Any]:
     """Everything that a record says about an artifact on a hardware profile.
@@ -49,10 +50,11 @@ def measure(
         keys: the keys of both in the store: "artifact" and "baseline".
         evaluations: the directory of what is kept: evaluations, the baseline's export and memory.
         deploy: the directory that the artifact's deployed files are written to.
+        stages: artifacts of earlier stages that are evaluated as well, by key.
         newer_than: evaluate the artifact again if its evaluation was finished before this time (`force`).
 
     Returns:
-        The blocks quality, size, latency, memory, energy, runtime and flags.
+        The blocks quality, size, latency, memory, energy, runtime and flags, and the metrics of `stages` by key.
 
     Raises:
         UserError: the task or the hardware cannot be used.
@@ -68,6 +70,7 @@ def measure(
         "keys": keys,
         "evaluations": str(evaluations.resolve()),
         "deploy": str(deploy.resolve()),
+        "stages": {key: str(path.resolve()) for key, path in (stages or {}).items()},
         "newer_than": newer_than,
         "progress": sys.stderr.isatty(),
     }

@@ -162,7 +162,9 @@ class Method:
         return {}
 
     def share(self, progress: float) -> float:
-        """The stage's progress as this method's own, from 0 at `start` to 1 at `end`."""
+        """The stage's progress as this method's own, from 0 at `start` to 1 at `end`; in rounds, as it is."""
+        if self.rounds > 1:
+            return progress
         if progress >= self.end:
             return 1.0
         return max(0.0, (progress - self.start) / (self.end - self.start))

@@ -120,7 +120,9 @@ class Model:
             )
             if self.finetuned and found["missing_keys"]:
                 missing = sorted(found["missing_keys"])[0]
-                raise UserError(f"model.finetuned: the checkpoint has no {missing}; set model.finetuned=false to train it")
+                raise UserError(
+                    f"model.finetuned: the checkpoint has no {missing}; set model.finetuned=false to train it"
+                )
         else:
             assert self.architecture is not None
             settings = {key: value for key, value in self.architecture.items() if key != "model_type"}

@@ -18,7 +18,8 @@ from compress_exp.models.loading import Model
 try:
     model = Model(name="x", hub=sys.argv[1])
     model.check()
-    print(json.dumps({"digest": model.identity()["content"], "kind": model.family().kind, "tokens": len(model.tokenizer(None))}))
+    found = {"digest": model.identity()["content"], "kind": model.family().kind}
+    print(json.dumps(found | {"tokens": len(model.tokenizer(None))}))
 except UserError as error:
     print(json.dumps({"error": str(error)}))
 """
@@ -26,7 +27,9 @@ except UserError as error:
 
 def ask(cache: Path, name: str) -> dict[str, object]:
     environment = {**os.environ, "HF_HOME": str(cache), "HF_HUB_CACHE": str(cache / "hub"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", CODE, name], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, name], env=environment, capture_output=True, text=True, check=True
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 

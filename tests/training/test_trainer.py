@@ -9,32 +9,17 @@ from compress_exp.config import UserError
 from compress_exp.export.artifact import load
 from compress_exp.layers.surgery import pruned_modules
 from compress_exp.losses.task import TaskLoss
-from compress_exp.pipeline import apply_stage, build_baseline, run_stage
-from compress_exp.store import Store
+from compress_exp.pipeline import apply_stage, run_stage
 from compress_exp.training.data import Batches
 from compress_exp.training.module import CompressionModule
 from compress_exp.training.trainer import CHECKPOINT, fit
-from tests.experiments import planned, write_data
+from tests.experiments import planned
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("trainer")
-
-
-@pytest.fixture(scope="module")
-def data(place):
-    return write_data(place / "data")
-
-
-def dense(place, plan):
-    return Store(place / "artifacts").get(plan.baseline_recipe, lambda d: build_baseline(plan, d), "baseline")
-
-
-def test_rounds_cut_first_and_finetune_then(place, data, tmp_path):
+def test_rounds_cut_first_and_finetune_then(dense, data, tmp_path):
     settings = ("method.prune.rounds=3", "method.prune.sparsity=0.488", "method.prune.schedule=geometric")
-    plan = planned("bert", data, "method=prune", *settings, "method.prune.end=1.0", "method.prune.train.max_steps=11")
-    base = dense(place, plan)
+    plan = planned("bert", data, "method=prune", *settings, "method.prune.train.max_steps=11")
+    base = dense(plan)
     built = apply_stage(plan, 0, base, base, tmp_path)
     assert built.steps == 33
     sparsity = {int(row["step"]): row["sparsity"] for row in built.history}
@@ -43,16 +28,16 @@ def test_rounds_cut_first_and_finetune_then(place, data, tmp_path):
     assert sparsity[30] == sparsity[32] == pytest.approx(0.488, abs=0.01)
 
 
-def test_bf16_autocast_keeps_float32_weights(place, data, tmp_path):
+def test_bf16_autocast_keeps_float32_weights(dense, data, tmp_path):
     plan = planned("gpt2", data, "method=finetune", "train.precision=bf16")
-    base = dense(place, plan)
+    base = dense(plan)
     built = apply_stage(plan, 0, base, base, tmp_path)
     assert {parameter.dtype for parameter in built.model.parameters()} == {torch.float32}
 
 
-def test_a_loss_that_is_not_finite_is_told_in_one_sentence(place, data, tmp_path):
+def test_a_loss_that_is_not_finite_is_told_in_one_sentence(dense, data, tmp_path):
     plan = planned("bert", data, "method=finetune", "train.max_steps=3")
-    base = dense(place, plan)
+    base = dense(plan)
     model = load(base)
     model.classifier.weight.data[0, 0] = float("nan")
     rows = [{"input_ids": [1, 2, 3], "labels": 0}] * 8
@@ -63,9 +48,9 @@ def test_a_loss_that_is_not_finite_is_told_in_one_sentence(place, data, tmp_path
         fit(module, batches, plan.train, tmp_path, "x")
 
 
-def test_a_damaged_checkpoint_starts_over(place, data, tmp_path, caplog):
+def test_a_damaged_checkpoint_starts_over(dense, data, tmp_path, caplog):
     plan = planned("bert", data, "method=prune")
-    base = dense(place, plan)
+    base = dense(plan)
     whole, damaged = tmp_path / "whole", tmp_path / "damaged"
     whole.mkdir()
     damaged.mkdir()
@@ -77,9 +62,9 @@ def test_a_damaged_checkpoint_starts_over(place, data, tmp_path, caplog):
     assert not (damaged / CHECKPOINT).exists()
 
 
-def test_curves_are_kept_with_the_artifact(place, data, tmp_path):
+def test_curves_are_kept_with_the_artifact(dense, data, tmp_path):
     plan = planned("bert", data, "method=prune", "loss=soft_targets", "train.max_steps=25")
-    base = dense(place, plan)
+    base = dense(plan)
     run_stage(plan, 0, base, base, tmp_path)
     with (tmp_path / "history.csv").open() as stream:
         rows = list(csv.DictReader(stream))

@@ -9,19 +9,18 @@ import transformers
 from compress_exp.config import UserError
 from compress_exp.export.artifact import save
 from compress_exp.models.tokenizers import train_tokenizer
-from compress_exp.pipeline import apply_stage, build_baseline
-from compress_exp.store import Store
-from tests.experiments import planned, write_data
+from compress_exp.pipeline import apply_stage
+from tests.experiments import planned
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("student")
+@pytest.fixture
+def base(dense, data):
+    return dense(planned("bert", data, "method=finetune"))
 
 
-@pytest.fixture(scope="module")
-def data(place):
-    return write_data(place / "data")
+@pytest.fixture
+def tokenizer(base):
+    return transformers.AutoTokenizer.from_pretrained(base)
 
 
 def checkpoint(directory, tokenizer):
@@ -33,15 +32,8 @@ def checkpoint(directory, tokenizer):
     return directory
 
 
-def dense(place, data):
-    plan = planned("bert", data, "method=finetune")
-    path = Store(place / "artifacts").get(plan.baseline_recipe, lambda d: build_baseline(plan, d), "baseline")
-    return path, transformers.AutoTokenizer.from_pretrained(path)
-
-
 @pytest.mark.parametrize("way", ["directory", "model"])
-def test_it_learns_from_the_dense_model(way, place, data, tmp_path):
-    base, tokenizer = dense(place, data)
+def test_it_learns_from_the_dense_model(way, base, tokenizer, data, tmp_path):
     other = checkpoint(tmp_path / "other", tokenizer)
     choice = [f"method.distill.student={other}"]
     if way == "model":
@@ -52,8 +44,7 @@ def test_it_learns_from_the_dense_model(way, place, data, tmp_path):
     assert {"hard", "soft"} <= set(built.history[0])
 
 
-def test_both_ways_are_one_artifact_and_content_decides(place, data, tmp_path):
-    _, tokenizer = dense(place, data)
+def test_both_ways_are_one_artifact_and_content_decides(tokenizer, data, tmp_path):
     other = checkpoint(tmp_path / "other", tokenizer)
     keys = {
         planned("bert", data, "method=distill", *choice).stage_recipe(0)["methods"][0]["student"]["content"]
@@ -65,16 +56,14 @@ def test_both_ways_are_one_artifact_and_content_decides(place, data, tmp_path):
     assert len(keys) == 1
 
 
-def test_another_vocabulary_is_refused(place, data, tmp_path):
-    base, _ = dense(place, data)
+def test_another_vocabulary_is_refused(base, data, tmp_path):
     other = checkpoint(tmp_path / "other", train_tokenizer("bert", 300, iter(["quite another text"] * 9), 32))
     plan = planned("bert", data, "method=distill", f"method.distill.student={other}")
     with pytest.raises(UserError, match="another vocabulary"):
         apply_stage(plan, 0, base, base, tmp_path)
 
 
-def test_it_must_come_first(place, data, tmp_path):
-    _, tokenizer = dense(place, data)
+def test_it_must_come_first(tokenizer, data, tmp_path):
     other = checkpoint(tmp_path / "other", tokenizer)
     with pytest.raises(UserError, match="put it first"):
         planned("bert", data, "method=[prune,distill]", f"method.distill.student={other}")
