@@ -24,7 +24,7 @@ report: install ## the table of all runs in outputs/
 	$(BIN)/python -m compress_exp.report
 
 test: dev ## the whole test suite
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: dev ## ruff: rules and formatting
 	$(BIN)/python -m ruff check $(SOURCES)

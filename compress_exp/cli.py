@@ -39,6 +39,18 @@ log = logging.getLogger("compress_exp")
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
+def check(config: DictConfig) -> None:
+    """All that can be checked of one experiment on any host.
+
+    Raises:
+        UserError: one sentence.
+    """
+    from compress_exp.plan import plan
+
+    check_root(config)
+    plan(config)
+
+
 def task(config: DictConfig) -> dict[str, Any] | None:
     """One experiment; a failure is told at once, wherever the launcher runs it."""
     os.environ |= {name: os.environ.get(name, value) for name, value in QUIET.items()}

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
 
 def check_number(name: str, value: Any, low: float | None = None, high: float | None = None) -> None:
     """Require a finite number with low ≤ value ≤ high."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not number or (low is not None and value < low) or (high is not None and value > high):
         bounds = f" between {low:g} and {high:g}" if low is not None and high is not None else ""
         bounds = bounds or (f" of at least {low:g}" if low is not None else "")
@@ -72,8 +73,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if origin is typing.Literal:
         return value in typing.get_args(hint)
-    if origin is tuple and isinstance(value, list):
-        return True
+    if origin in (list, tuple) and isinstance(value, list | tuple) and typing.get_args(hint):
+        return all(_fits(item, typing.get_args(hint)[0]) for item in value)
     expected = origin or hint
     return not isinstance(expected, type) or isinstance(value, expected)
 
@@ -111,6 +112,8 @@ def _construct(config: Mapping[str, Any], key: str) -> Any:
             raise UserError(f"{key}.{name}: {value!r} is not allowed, {_spell(hints[name])} is")
         if isinstance(value, list) and typing.get_origin(hints.get(name)) is tuple:
             arguments[name] = tuple(value)
+        if isinstance(value, int) and not isinstance(value, bool) and hints.get(name) is float:
+            arguments[name] = float(value)
     if is_dataclass(target):
         for item in fields(target):
             needed = item.default is MISSING and item.default_factory is MISSING
@@ -125,6 +128,8 @@ def _construct(config: Mapping[str, Any], key: str) -> Any:
 def _spell(hint: Any) -> str:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(_spell(option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) in (list, tuple) and typing.get_args(hint):
+        return f"a list (each {_spell(typing.get_args(hint)[0])})"
     plain = {float: "a number", int: "a whole number", bool: "true or false", str: "a string", type(None): "null"}
     return plain.get(hint, str(hint))
 
@@ -184,10 +189,16 @@ class TrainConfig:
         if self.threads is not None:
             check_number("threads", self.threads, 1)
 
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to train: `max_steps=0` and `epochs=0` mean post-training."""
+        return self.epochs > 0 if self.max_steps is None else self.max_steps > 0
+
     def identity(self) -> dict[str, Any]:
         """What decides the trained weights: everything but threads and checkpoint intervals."""
         host = {"threads", "devices", "checkpoint_steps", "checkpoint_minutes"}
-        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in host}
+        content = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in host}
+        return content | ({"epochs": None} if self.max_steps is not None else {})
 
 
 @dataclass
@@ -208,7 +219,6 @@ class Root:
     force: str | None = None
     measure: Any = None
     score: Any = None
-    objectives: Any = field(default_factory=list)
 
 
 ConfigStore.instance().store(name="schema", node=Root)

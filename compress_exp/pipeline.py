@@ -43,6 +43,7 @@ def build_baseline(plan: Plan, directory: Path) -> dict[str, Any]:
     """Train the dense model on hard labels, or take the given one, into `directory`."""
     from compress_exp.training.module import CompressionModule
 
+    use_threads(plan.train)
     tokenizer = plan.model.tokenizer(plan.task)
     model = plan.model.load(plan.task, tokenizer, plan.seed)
     if plan.model.finetuned:
@@ -70,6 +71,7 @@ def apply_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
     from compress_exp.training.flows import flow_of
 
     stage = plan.stages[index]
+    use_threads(stage.train)
     torch.manual_seed(plan.seed)
     tokenizer = AutoTokenizer.from_pretrained(parent)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -77,9 +79,7 @@ def apply_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
     features = plan.task.features("train", tokenizer, model.config)
 
     def calibration(count: int) -> list[dict[str, torch.Tensor]]:
-        batches = calibration_batches(
-            features, lambda rows: plan.task.collate(rows, tokenizer), stage.train.batch_size, plan.seed, count
-        )
+        batches = calibration_batches(features, lambda rows: plan.task.collate(rows, tokenizer), plan.seed, count)
         return [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
 
     context = Context(
@@ -102,7 +102,7 @@ def apply_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
     lock(model)
     built = Built(model, tokenizer, [], 0, 0.0)
     if stage.trains:
-        teacher = load(baseline if plan.teacher == "baseline" else plan.teacher) if stage.uses_teacher else None
+        teacher = load_teacher(plan, baseline, model, tokenizer) if stage.uses_teacher else None
         steps = steps_of(stage.train, len(features))
         flow = flow_of(stage.methods)
         module = flow(model, plan.task, stage.loss, stage.methods, stage.train, steps, plan.seed, teacher)
@@ -117,6 +117,31 @@ def apply_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
         model = method.convert(model)
     bake(model)
     return replace(built, model=model)
+
+
+def load_teacher(plan: Plan, baseline: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The baseline, or the artifact that `teacher` names if it reads and says what the student does."""
+    from transformers import AutoTokenizer
+
+    from compress_exp.export.artifact import load
+
+    if plan.teacher == "baseline":
+        return load(baseline)
+    teacher = load(plan.teacher)
+    same = AutoTokenizer.from_pretrained(plan.teacher).get_vocab() == tokenizer.get_vocab()
+    classes = "num_labels" if plan.task.kind == "classification" else "vocab_size"
+    if not same or getattr(teacher.config, classes) != getattr(model.config, classes):
+        raise UserError(f"teacher: {plan.teacher!r} has another vocabulary or other classes than the student")
+    return teacher
+
+
+def use_threads(budget: TrainConfig) -> None:
+    """Give PyTorch the threads of a budget, or every core."""
+    import torch
+
+    from compress_exp.measure.hardware import available_cores
+
+    torch.set_num_threads(budget.threads or available_cores())
 
 
 def steps_of(budget: TrainConfig, rows: int) -> int:
@@ -160,7 +185,8 @@ def publish(built: Built, directory: Path) -> dict[str, Any]:
 
     write_history(built.history, directory / "history.csv")
     save(built.model, built.tokenizer, directory)
-    (directory / CHECKPOINT).unlink(missing_ok=True)
+    for leftover in (directory / CHECKPOINT, (directory / CHECKPOINT).with_suffix(".tmp")):
+        leftover.unlink(missing_ok=True)
     versions = {name: version(name) for name in ("torch", "transformers", "lightning")}
     return {
         "steps": built.steps,
@@ -208,25 +234,21 @@ def _timed(make: Callable[[Path], dict[str, Any]], label: str) -> Callable[[Path
     return timed
 
 
-def key_of(path: Path) -> str:
-    """The key of an artifact, by where it lies."""
-    return path.name.lstrip(".").removesuffix(".old")
-
-
 def stage_rows(plan: Plan, paths: Sequence[Path], quality: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The record's block about the stages: what each took, how many bytes it left, its metrics where there are any."""
+    from compress_exp.measure.size import WEIGHTS, bytes_of
+
     rows: list[dict[str, Any]] = []
     for stage, path in zip(plan.stages, paths[1:], strict=True):
         facts = json.loads((path / "build.json").read_text())
-        size = sum((path / name).stat().st_size for name in ("model.safetensors", "config.json"))
         rows.append(
             {
                 "methods": [method.name for method in stage.methods],
-                "artifact": key_of(path),
+                "artifact": path.name,
                 "seconds": facts["seconds"],
                 "steps": facts["steps"],
-                "bytes": size,
-                "quality": quality.get(key_of(path)),
+                "bytes": bytes_of(path, WEIGHTS),
+                "quality": quality.get(path.name),
             }
         )
     return rows

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from compress_exp.config import FieldError, TrainConfig, UserError, build, check_choice
+from compress_exp.config import FieldError, TrainConfig, UserError, build, check_choice, check_number
 from compress_exp.losses.base import Loss
 from compress_exp.methods.base import Facts, Method
 from compress_exp.models.families.base import Family, layer_counts
-from compress_exp.models.loading import Model, read_config
+from compress_exp.models.loading import Model, check_weights, read_config
 from compress_exp.store import digest
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class Plan:
     def baseline_recipe(self) -> dict[str, Any]:
         """What decides the dense model."""
         recipe = {"recipe": RECIPE, "kind": "baseline", "model": self.model.identity(), "task": self.task.identity()}
-        return recipe | {"train": None if self.model.finetuned else self.train.identity(), "seed": self.seed}
+        given = self.model.finetuned
+        return recipe | {"train": None if given else self.train.identity(), "seed": None if given else self.seed}
 
     def stage_recipe(self, index: int) -> dict[str, Any]:
         """What decides the artifact of a stage, its parent by key."""
@@ -110,6 +112,11 @@ class Plan:
         return digest(content)
 
     @property
+    def recipes(self) -> list[dict[str, Any]]:
+        """The baseline's recipe and those of the stages, in order."""
+        return [self.baseline_recipe, *(self.stage_recipe(index) for index in range(len(self.stages)))]
+
+    @property
     def run_name(self) -> str:
         """A readable directory name that ends in the id."""
         methods = "+".join(stage.label for stage in self.stages).replace("/", ".")
@@ -123,9 +130,7 @@ def plan(config: DictConfig) -> Plan:
         UserError: one sentence about the first thing that cannot work.
     """
     try:
-        check_choice("measure.stages", config.measure.stages, ("bytes", "all"))
-        if config.force is not None:
-            check_choice("force", config.force, ("measure", "run", "all"))
+        check_root_values(config)
     except FieldError as error:
         raise UserError(str(error)) from error
     train: TrainConfig = build(config.train, "train")
@@ -140,11 +145,17 @@ def plan(config: DictConfig) -> Plan:
     for key, method in methods.items():
         if not isinstance(method, Method):
             raise UserError(f"method.{key}: {method!r} is no method; choose one by method=…, as in method=prune")
+    if not train.trains and not model.finetuned:
+        raise UserError(
+            "train.max_steps: the baseline needs training; for a method without it set "
+            "method.<method>.train.max_steps=0, "
+            "for a checkpoint that is the baseline model.finetuned=true"
+        )
     model.check()
     task.check()
     hardware.check()
     if config.teacher != "baseline":
-        Model(name="teacher", path=config.teacher).check("teacher")
+        check_teacher(Path(config.teacher), model)
     facts = initial_facts(model)
     check_kind(task, facts.family)
     stages = tuple(Stage((method,), method.loss or loss, method.train) for method in methods.values())
@@ -152,6 +163,31 @@ def plan(config: DictConfig) -> Plan:
         for method in stage.methods:
             facts = method.check(facts)
     return Plan(model, task, train, stages, hardware, tracking, facts, config.seed, config.teacher)
+
+
+def check_root_values(config: DictConfig) -> None:
+    """Check what stands at the root and is built into nothing.
+
+    Raises:
+        FieldError: naming the key.
+    """
+    check_number("seed", config.seed, 0, 10**9)
+    for name, keys in (("measure", ("stages",)), ("score", ("accuracy", "compression", "speed"))):
+        if not isinstance(config[name], DictConfig) or set(config[name]) != set(keys):
+            raise FieldError(name, f"exactly these keys are needed: {', '.join(keys)}")
+    check_choice("measure.stages", config.measure.stages, ("bytes", "all"))
+    for name, weight in config.score.items():
+        check_number(f"score.{name}", weight)
+    if config.force is not None:
+        check_choice("force", config.force, ("measure", "run", "all"))
+
+
+def check_teacher(directory: Path, model: Model) -> None:
+    """Require a readable model of the same kind."""
+    check_weights(directory, "teacher")
+    kind = Model(name="teacher", path=str(directory)).family("teacher").kind
+    if kind != model.family().kind:
+        raise UserError(f"teacher: {str(directory)!r} is of kind {kind}, the model is of kind {model.family().kind}")
 
 
 def initial_facts(model: Model) -> Facts:
@@ -171,11 +207,14 @@ def check_kind(task: Task, family: Family) -> None:
         )
 
 
-def disk_bytes(plan: Plan) -> int:
-    """Bytes that building this plan from nothing may take: weights per artifact, twice exported, one checkpoint."""
+def disk_bytes(plan: Plan, missing: int) -> int:
+    """Bytes that building `missing` artifacts may take: weights of each, two exports, a checkpoint with Adam."""
     import torch
     from transformers import AutoModel
 
-    with torch.device("meta"):
-        parameters = AutoModel.from_config(read_config(plan.model)).num_parameters()
-    return 4 * parameters * (len(plan.stages) + 1 + 2 + 3)
+    try:
+        with torch.device("meta"):
+            parameters = AutoModel.from_config(read_config(plan.model)).num_parameters()
+    except ValueError as error:
+        raise UserError(f"model.architecture: {error}") from error
+    return 4 * parameters * (missing + 2 + (3 if missing else 0))

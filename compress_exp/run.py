@@ -15,7 +15,7 @@ import psutil
 from omegaconf import DictConfig
 
 from compress_exp.config import UserError, plain
-from compress_exp.pipeline import key_of, produce, stage_rows
+from compress_exp.pipeline import produce, stage_rows
 from compress_exp.plan import Plan, disk_bytes, plan
 from compress_exp.store import Store, digest, locked, write_json
 
@@ -40,16 +40,17 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     if config.plan:
         show_plan(planned, store, directory)
         return None
-    record = read_record(directory)
-    if record is not None and config.force is None:
-        log.info("%-24s finished before -> %s", planned.run_name, directory / "record.json")
+    if (record := finished(directory, config)) is not None:
         return record
     planned.hardware.check_host(planned.facts.family.kind, planned.integer)
-    if (needed := disk_bytes(planned)) > (free := free_bytes(outputs)):
+    missing = sum(store.find(recipe) is None for recipe in planned.recipes)
+    if (needed := disk_bytes(planned, missing)) > (free := free_bytes(outputs)):
         raise UserError(
             f"outputs: about {needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free; make room first"
         )
     with locked(directory):
+        if (record := finished(directory, config)) is not None:
+            return record
         fresh = psutil.Process().create_time()
         paths = produce(planned, store, fresh if config.force in ("run", "all") else 0.0, config.force == "all")
         started = time.monotonic()
@@ -77,7 +78,7 @@ def measure_run(
         keys={"artifact": planned.artifact_key, "baseline": planned.baseline_key},
         evaluations=outputs / "evaluations",
         deploy=directory / "deploy",
-        stages={key_of(path): path for path in paths[1:-1]} if config.measure.stages == "all" else {},
+        stages={path.name: path for path in paths[1:-1]} if config.measure.stages == "all" else {},
         newer_than=newer_than,
     )
 
@@ -126,6 +127,21 @@ def assemble(
     return record
 
 
+def finished(directory: Path, config: DictConfig) -> dict[str, Any] | None:
+    """The record if nothing is left to do for it; its score is that of the present weights."""
+    record = None if config.force else read_record(directory)
+    if record is None or (config.measure.stages == "all" and any(row["quality"] is None for row in record["stages"])):
+        return None
+    from compress_exp.report.score import weighted_score
+
+    score = weighted_score(record, plain(config.score))
+    if score != record["score"]:
+        record["score"] = score
+        write_json(directory / "record.json", record)
+    log.info("%-24s finished before -> %s", record["run"]["name"], directory / "record.json")
+    return record
+
+
 def read_record(directory: Path) -> dict[str, Any] | None:
     """A finished record; None if there is none or it is damaged, which is said."""
     path = directory / "record.json"
@@ -169,13 +185,18 @@ def command() -> str:
 
 def show_plan(planned: Plan, store: Store, directory: Path) -> None:
     """Say what would be built, what is there, and the disk it takes."""
-    recipes = [planned.baseline_recipe, *(planned.stage_recipe(index) for index in range(len(planned.stages)))]
-    for label, recipe in zip(["baseline", *(stage.label for stage in planned.stages)], recipes, strict=True):
+    missing = 0
+    for label, recipe in zip(["baseline", *(stage.label for stage in planned.stages)], planned.recipes, strict=True):
         there = store.find(recipe)
+        missing += there is None
         log.info("%-24s %s %s", label, "is there:   " if there else "to be built:", store.path(recipe))
-    done = (directory / "record.json").exists()
+    done = read_record(directory) is not None
     log.info("%-24s %s %s", "record", "is there:   " if done else "to be made: ", directory / "record.json")
-    log.info("disk: about %.0f MB are needed, %.0f MB are free", disk_bytes(planned) / 1e6, free_bytes(directory) / 1e6)
+    log.info(
+        "disk: about %.0f MB are needed, %.0f MB are free",
+        disk_bytes(planned, missing) / 1e6,
+        free_bytes(directory) / 1e6,
+    )
 
 
 def free_bytes(path: Path) -> int:

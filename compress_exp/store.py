@@ -53,6 +53,15 @@ def replace_directory(new: Path, name: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def _finish_renaming(partial: Path, path: Path) -> None:
+    """Do what a kill between the last file and the last rename left undone."""
+    if (partial / "build.json").exists() and damage(partial) is None:
+        replace_directory(partial, path)
+    (partial / "build.json").unlink(missing_ok=True)
+    if not path.exists() and _aside(path).exists():
+        _aside(path).rename(path)
+
+
 def _aside(name: Path) -> Path:
     return name.with_name(f".{name.name}.old")
 
@@ -89,7 +98,9 @@ class Store:
             newer_than: build a finished one again that was finished before this time (`force=all`).
         """
         path = self.path(recipe)
+        partial = path.with_name(f"{path.name}.partial")
         with locked(path):
+            _finish_renaming(partial, path)
             if path.exists():
                 broken = damage(path)
                 if broken is None and (path / "build.json").stat().st_mtime >= newer_than:
@@ -97,7 +108,6 @@ class Store:
                     return path
                 if broken is not None:
                     log.warning("%s: %s in %s; building it again", label, broken, path)
-            partial = path.with_name(f"{path.name}.partial")
             partial.mkdir(parents=True, exist_ok=True)
             facts = build(partial)
             write_json(partial / "recipe.json", recipe)

@@ -33,7 +33,7 @@ class Tracking(ABC):
 
         Args:
             record: the run's record.
-            curves: one row per logged training step, with the key "step".
+            curves: one row per logged training step; their "step" never falls.
             config: the resolved configuration.
             directory: the run's directory.
         """
@@ -155,8 +155,8 @@ class WandbTracking(Tracking):
             settings=settings,
         )
         try:
-            for step, row in in_order(curves):
-                run.log(row, step=step)
+            for row in curves:
+                run.log({name: value for name, value in row.items() if name != "step"}, step=int(row["step"]))
             rows = [flatten(row) for row in record["latency"]["rows"]]
             if rows:
                 names = list(rows[0])
@@ -165,17 +165,6 @@ class WandbTracking(Tracking):
             run.summary.update(summary(record))
         finally:
             run.finish()
-
-
-def in_order(curves: Sequence[Json]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows with steps that never fall: where a stage counts from zero again, it goes on after the last one."""
-    last, before = -1, 0
-    for row in curves:
-        step = int(row["step"]) + before
-        if step < last:
-            step, before = last + 1 + int(row["step"]), last + 1
-        last = step
-        yield step, {name: value for name, value in row.items() if name != "step"}
 
 
 def summary(record: Json) -> dict[str, Any]:

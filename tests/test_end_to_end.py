@@ -125,6 +125,13 @@ def test_a_pipeline_shares_its_prefix(swept):
     record = next(r for r in records(outputs) if len(r["stages"]) == 2)
     assert record["origin"]["parent"] in before
     assert record["size"]["sparsity"] > 0.1
+    assert record["stages"][0]["quality"] is None
+    again = cli(outputs, "method=[prune,quant]", "measure.stages=all", "score.compression=0")
+    assert again.returncode == 0, again.stderr
+    record = next(r for r in records(outputs) if len(r["stages"]) == 2)
+    alone = next(r for r in records(outputs) if r["run"]["method"] == ["prune/magnitude"])
+    assert record["stages"][0]["quality"] == alone["quality"]["metrics"]
+    assert record["score"]["weights"]["compression"] == 0
 
 
 def test_a_failing_job_stops_no_other_and_is_listed(swept):
@@ -137,11 +144,13 @@ def test_a_failing_job_stops_no_other_and_is_listed(swept):
     assert any(record["run"]["method"] == ["finetune"] for record in records(outputs))
 
 
-def test_kill_nine_in_training_loses_nothing_and_changes_nothing(tmp_path):
-    settings = ("method=prune", "train.max_steps=60", "train.checkpoint_steps=7", "hardware=cpu_eager")
+@pytest.mark.parametrize("method", ["prune", "quant", "distill"])
+def test_kill_nine_in_training_loses_nothing_and_changes_nothing(method, tmp_path):
+    settings = (f"method={method}", "train.max_steps=60", "train.checkpoint_steps=7", "hardware=cpu_eager")
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     assert cli(undisturbed, *settings).returncode == 0
     process = subprocess.Popen(command(killed, *settings), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    wait_for(lambda: any(killed.glob("artifacts/*/build.json")), process)
     wait_for(lambda: any(killed.glob("artifacts/*.partial/checkpoint.ckpt")), process)
     process.send_signal(signal.SIGKILL)
     process.wait()

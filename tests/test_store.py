@@ -88,6 +88,16 @@ def test_older_results_are_built_again_on_demand_and_never_missing_meanwhile(tmp
     assert (store.find({"a": 1}) / "model.safetensors").read_text() == "new"
 
 
+def test_a_kill_between_the_last_file_and_the_last_rename_loses_nothing(tmp_path):
+    store, log = Store(tmp_path), []
+    path = store.get({"a": 1}, builder(log), "x")
+    path.rename(path.with_name(f"{path.name}.partial"))
+    assert store.get({"a": 1}, builder(log), "x") == path
+    path.rename(path.with_name(f".{path.name}.old"))
+    assert store.get({"a": 1}, builder(log), "x") == path
+    assert len(log) == 1
+
+
 def test_six_processes_build_one_artifact_once(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from compress_exp.store import Store\n"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from compress_exp.config import UserError, build
+from compress_exp.run import curves
 from compress_exp.tracking import (
     CsvTracking,
     NoTracking,
@@ -19,7 +20,6 @@ from compress_exp.tracking import (
     clean,
     flatten,
     has_key,
-    in_order,
     summary,
 )
 
@@ -157,9 +157,13 @@ def test_secrets_and_the_home_directory_do_not_travel(home: Path) -> None:
     assert clean(f"{home}work and {home}") == f"{home}work and ~"
 
 
-def test_steps_never_fall() -> None:
-    rows = [{"step": step} for step in (0, 1, 0, 1, 5, 5)]
-    assert [step for step, _ in in_order(rows)] == [0, 1, 2, 3, 7, 7]
+def test_the_curves_of_a_chain_have_one_rising_step_axis(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("baseline", "untrained", "stage")]
+    for path, steps, logged in zip(paths, (6, 0, 3), ((0, 5), (), (0, 2)), strict=True):
+        path.mkdir()
+        (path / "build.json").write_text(json.dumps({"steps": steps}))
+        (path / "history.csv").write_text("\n".join(["step,train/loss", *(f"{step}.0,0.5" for step in logged)]))
+    assert [(row["step"], row["stage"]) for row in curves(paths)] == [(0, 0), (5, 0), (6, 2), (8, 2)]
 
 
 def test_an_account_is_found_in_the_environment_or_in_netrc(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,20 +33,13 @@ def stored_precision(artifact: Path) -> str:
     return PRECISIONS.get(str(config.get("dtype") or config.get("torch_dtype")), "f32")
 
 
-def export(artifact: Path, directory: Path) -> None:
-    """Write `model.xml` and `model.bin` of an encoder artifact; batch size and length stay free.
+def export_model(model: Any, directory: Path) -> None:
+    """Write `model.xml` and `model.bin` of an encoder; batch size and length stay free.
 
     Args:
-        artifact: a directory that `compress_exp.export.artifact.load` reads.
+        model: what `compress_exp.load` returns.
         directory: where the two files go; created if needed.
     """
-    from compress_exp.export.artifact import load
-
-    export_model(load(artifact), directory)
-
-
-def export_model(model: Any, directory: Path) -> None:
-    """Write a loaded encoder; see `export`."""
     import torch
     from torch import Tensor, nn
 

@@ -32,7 +32,5 @@ class Loss(nn.Module, ABC):
 
     def identity(self) -> dict[str, Any]:
         """What decides its value, for the key of the artifact."""
-        settings = {name: value for name, value in vars(self).items() if isinstance(value, int | float | str)}
-        return {"loss": type(self).__name__, "version": self.version} | {
-            name: value for name, value in settings.items() if name != "training" and not name.startswith("_")
-        }
+        public = {name: value for name, value in vars(self).items() if name != "training" and name[0] != "_"}
+        return {"loss": f"{type(self).__module__}.{type(self).__qualname__}", "version": self.version} | public

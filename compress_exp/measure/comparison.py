@@ -75,8 +75,8 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
     def evaluated(subject: Subject, key: str, newer_than: float) -> Any:
         identity = {"artifact": key, "runtime": hardware.evaluation_identity(kind), "task": task.evaluation_identity()}
         recipe = {"kind": "evaluation", **identity}
-        predictor = partial(subject.with_threads, cores)
-        return evaluate(store, recipe, task, predictor, subject.tokenizer, job["progress"], newer_than)
+        predictor, since = partial(subject.with_threads, cores), max(newer_than, built_at(subject.path))
+        return evaluate(store, recipe, task, predictor, subject.tokenizer, job["progress"], since)
 
     torch.set_num_threads(cores)
     keys = job["keys"]
@@ -141,13 +141,19 @@ def _subject(path: Path, hardware: Hardware, runtime: str, place: Path | Store, 
         return Subject(path, predictor, predictor, tokenizer)
     if isinstance(place, Store):
         recipe = {"kind": "openvino", "artifact": key, **hardware.evaluation_identity("encoder")}
-        directory = place.get(recipe, lambda partial: _export(model, partial), "OpenVINO export")
+        directory = place.get(recipe, lambda partial: _export(model, partial), "OpenVINO export", built_at(path))
     else:
         directory = place
         export_model(model, directory)
     precision = stored_precision(path) if stored_precision(path) != "f32" else hardware.precision
     deployed = OpenVINOPredictor(directory, model.config, precision, hardware.threads)
     return Subject(path, EagerPredictor(model), deployed, tokenizer)
+
+
+def built_at(artifact: Path) -> float:
+    """When an artifact was finished: nothing made from it may be older."""
+    facts = artifact / "build.json"
+    return facts.stat().st_mtime if facts.exists() else 0.0
 
 
 def _export(model: Any, directory: Path) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from compress_exp.config import UserError
-from compress_exp.store import Store
 
 log = logging.getLogger("compress_exp")
 
@@ -48,7 +47,7 @@ def measure(
         task_config: the resolved `task` node.
         hardware_config: the resolved `hardware` node.
         keys: the keys of both in the store: "artifact" and "baseline".
-        evaluations: the directory of what is kept: evaluations, the baseline's export and memory.
+        evaluations: the directory of what is kept: evaluations and the baseline's export.
         deploy: the directory that the artifact's deployed files are written to.
         stages: artifacts of earlier stages that are evaluated as well, by key.
         newer_than: evaluate the artifact again if its evaluation was finished before this time (`force`).
@@ -79,7 +78,7 @@ def measure(
         jobs: dict[str, dict[str, Any]] = blocks.pop("memory_jobs")
         with ThreadPoolExecutor() as pool:
             own = pool.submit(run_child, {"what": "memory", **jobs["artifact"]}, threads)
-            dense = pool.submit(_kept_memory, Store(evaluations), keys["baseline"], jobs["baseline"], threads)
+            dense = pool.submit(run_child, {"what": "memory", **jobs["baseline"]}, threads)
             memory, baseline_memory = own.result(), dense.result()
     blocks["memory"] = {**memory, **{f"baseline_{name}": value for name, value in baseline_memory.items()}}
     return blocks
@@ -99,19 +98,6 @@ def host_lock() -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _kept_memory(store: Store, key: str, job: dict[str, Any], threads: int) -> dict[str, Any]:
-    """The baseline's memory, from the cache or measured now."""
-
-    def build(directory: Path) -> dict[str, Any]:
-        (directory / "memory.json").write_text(json.dumps(run_child({"what": "memory", **job}, threads)))
-        return {}
-
-    conditions = {name: value for name, value in job.items() if name not in ("directory", "special")}
-    directory = store.get({"kind": "memory", "artifact": key, **conditions}, build, "memory")
-    kept: dict[str, Any] = json.loads((directory / "memory.json").read_text())
-    return kept
 
 
 def run_child(job: dict[str, Any], threads: int | None) -> dict[str, Any]:

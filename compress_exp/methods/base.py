@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from compress_exp.config import FieldError, TrainConfig, UserError, check_number
+from compress_exp.config import FieldError, TrainConfig, UserError, check_number, nearest
 from compress_exp.losses.base import Loss
-from compress_exp.methods.select import Select
+from compress_exp.methods.select import OUTSIDE_BLOCKS, Select
 from compress_exp.models.families.base import Family
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ class Method:
         if self.start > self.end:
             raise FieldError("start", f"{self.start} lies after end={self.end}")
         check_number("rounds", self.rounds, 1)
+        if self.rounds > 1 and self.family != "prune":
+            raise FieldError("rounds", f"{self.rounds} rounds are for pruning; set 1")
         if self.rounds > 1 and not self.trains:
             raise FieldError("rounds", f"{self.rounds} rounds need training; set train.max_steps above 0 or rounds=1")
 
@@ -100,7 +102,7 @@ class Method:
     @property
     def trains(self) -> bool:
         """Whether it has a training budget."""
-        return self.train.max_steps != 0 and not (self.train.max_steps is None and self.train.epochs == 0)
+        return self.train.trains
 
     @property
     def starts_from(self) -> str:
@@ -133,6 +135,12 @@ class Method:
             )
         if facts.pruned and not self.preserves_sparsity:
             raise UserError(f"method.{self.family}: {self.name} would undo the pruning before it; put it first")
+        known = {*facts.family.roles.values(), *OUTSIDE_BLOCKS}
+        for role in self.select.roles or ():
+            if role not in known:
+                raise UserError(
+                    f"method.{self.family}.select.roles: {role!r} is no role; {nearest(role, sorted(known))}"
+                )
         return replace(facts, first=False)
 
     def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
@@ -167,4 +175,4 @@ class Method:
             return progress
         if progress >= self.end:
             return 1.0
-        return max(0.0, (progress - self.start) / (self.end - self.start))
+        return 0.0 if progress <= self.start else (progress - self.start) / (self.end - self.start)

@@ -73,19 +73,23 @@ def targets(model: PreTrainedModel, family: Family, select: Select) -> list[Targ
     Raises:
         FieldError: no weight matched.
     """
+    found = matching(model, family, select)
+    if not found:
+        known = ", ".join(sorted(known_roles(model, family)))
+        raise FieldError("select", f"no weight matched; roles of this model: {known}")
+    return found
+
+
+def matching(model: PreTrainedModel, family: Family, select: Select) -> list[Target]:
+    """The selected weights, each once, in the order of the modules; there may be none."""
     holders: dict[int, list[tuple[str, str, nn.Module]]] = {}
     for name, (role, module) in roles(model, family).items():
         holders.setdefault(id(original(module)), []).append((name, role, module))
-    found = [
+    return [
         Target(tuple(name for name, _, _ in group), group[0][1], tuple(module for _, _, module in group))
         for group in holders.values()
         if any(select.takes(name, role) for name, role, _ in group)
     ]
-    if not found:
-        raise FieldError(
-            "select", f"no weight matched; roles of this model: {', '.join(sorted(known_roles(model, family)))}"
-        )
-    return found
 
 
 def known_roles(model: PreTrainedModel, family: Family) -> set[str]:

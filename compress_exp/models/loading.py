@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from compress_exp.tasks.base import Task
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 WANTED = ["*.safetensors", "*.json", "*.txt", "*.model"]
 
 
@@ -59,6 +60,8 @@ class Model:
         """
         if self.path:
             check_weights(Path(self.path), f"{key}.path")
+            if "quantization_config" in _read_json(Path(self.path) / "config.json", f"{key}.path"):
+                raise UserError(f"{key}.path: {self.path!r} is compressed already; give the dense weights")
             self.family(key)
         elif not self.hub and not self.architecture:
             raise UserError(f"{key}.path: set a directory of Hugging Face weights, or {key}.hub to a name on the hub")
@@ -75,12 +78,14 @@ class Model:
         from huggingface_hub import snapshot_download
 
         try:
-            return Path(snapshot_download(self.hub, revision=self.revision, allow_patterns=WANTED))
+            snapshot = Path(snapshot_download(self.hub, revision=self.revision, allow_patterns=WANTED))
         except Exception as error:
             raise UserError(
                 f"model.hub: {self.hub!r} could not be fetched ({type(error).__name__}); "
                 "check the name and the network, or set model.path to a local directory"
             ) from error
+        check_weights(snapshot, "model.hub")
+        return snapshot
 
     def family(self, key: str = "model") -> Family:
         """The family of the architecture."""
@@ -115,8 +120,14 @@ class Model:
         auto = getattr(transformers, task.auto_class)
         torch.manual_seed(seed)
         if self.directory is not None:
+            if self.finetuned:
+                self._check_labels(task)
             model, found = auto.from_pretrained(
-                self.directory, **task.config_overrides(), dtype=torch.float32, output_loading_info=True
+                self.directory,
+                **task.config_overrides(),
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
             )
             if self.finetuned and found["missing_keys"]:
                 missing = sorted(found["missing_keys"])[0]
@@ -138,6 +149,25 @@ class Model:
             model.config.pad_token_id = tokenizer.pad_token_id
         return model
 
+    def _check_labels(self, task: Task) -> None:
+        """A given baseline must mean by each label what the task means."""
+        wanted = {int(index): str(name) for index, name in task.config_overrides().get("id2label", {}).items()}
+        config = _read_json(Path(self.directory or ".") / "config.json", "model.path")
+        own = {int(index): str(name) for index, name in config.get("id2label", {0: "LABEL_0", 1: "LABEL_1"}).items()}
+        if wanted and len(own) != len(wanted):
+            raise UserError(
+                f"model.finetuned: the checkpoint has {len(own)} labels, task={task.name} has {len(wanted)}"
+            )
+        spoken = not any(name.startswith("LABEL_") for name in own.values()) and not any(
+            name.isdigit() for name in wanted.values()
+        )
+        for index, name in wanted.items() if spoken else ():
+            if own[index].lower() != name.lower():
+                raise UserError(
+                    f"model.finetuned: label {index} is {own[index]!r} in the checkpoint and {name!r} in the task; "
+                    "set task.classes in the checkpoint's order"
+                )
+
 
 def read_config(model: Model) -> Any:
     """The architecture's configuration, before any weight is read."""
@@ -147,7 +177,7 @@ def read_config(model: Model) -> Any:
         return AutoConfig.from_pretrained(model.directory)
     assert model.architecture is not None
     settings = {key: value for key, value in model.architecture.items() if key != "model_type"}
-    return AutoConfig.for_model(model.architecture["model_type"], **settings)
+    return AutoConfig.for_model(model.architecture["model_type"], vocab_size=model.vocabulary, **settings)
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase, model_type: str) -> dict[str, int]:
@@ -182,6 +212,8 @@ def check_weights(directory: Path, key: str) -> None:
         raise UserError(f"{key}: {str(directory)!r} has no weights; model.safetensors is needed")
     for file in weights:
         check_safetensors(file, key)
+    if not any((directory / name).is_file() for name in TOKENIZERS):
+        raise UserError(f"{key}: {str(directory)!r} has no tokenizer; one of {', '.join(TOKENIZERS)} is needed")
 
 
 def check_safetensors(file: Path, key: str) -> None:
@@ -218,7 +250,8 @@ def _read_json(file: Path, key: str) -> dict[str, Any]:
 
 def directory_digest(directory: Path) -> str:
     """One hash of the content of the files that decide model and tokenizer."""
-    files = sorted({file for pattern in WANTED for file in directory.glob(pattern)})
+    found = {file for pattern in WANTED for file in directory.glob(pattern)}
+    files = sorted(file for file in found if file.name not in ("build.json", "recipe.json"))
     digest = hashlib.sha256()
     for file in files:
         status = file.stat()

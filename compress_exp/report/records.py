@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
 
 
-def read(outputs: Path, ids: Sequence[str] | None = None) -> tuple[list[Record], list[str]]:
-    """The records of these runs (all of them without `ids`), and one sentence for each file that is no record.
+def read(outputs: Path) -> tuple[list[Record], list[str]]:
+    """The records of all runs, and one sentence for each file that is no record.
 
-    Records come in the order of `ids`; of two with one id (a copied directory) the first counts.
+    Of two records with one id (a copied directory) the first counts.
     """
     found: dict[str, Record] = {}
     problems = []
@@ -30,22 +29,12 @@ def read(outputs: Path, ids: Sequence[str] | None = None) -> tuple[list[Record],
             problems.append(f"{path}: left out, quality, size or latency is missing in it")
             continue
         found.setdefault(name, record)
-    if ids is None:
-        return list(found.values()), problems
-    return [found[name] for name in dict.fromkeys(ids) if name in found], problems
+    return list(found.values()), problems
 
 
 def _files(runs: Path) -> list[Path]:
-    """Every run's record; where a directory is just being replaced (`force`), the one set aside."""
-    if not runs.is_dir():
-        return []
-    paths = []
-    for directory in sorted(runs.iterdir()):
-        aside = directory.name.startswith(".") and directory.name.endswith(".old")
-        replaced = aside and not (runs / directory.name[1:].removesuffix(".old")).exists()
-        if (replaced or not directory.name.startswith(".")) and (directory / "record.json").exists():
-            paths.append(directory / "record.json")
-    return paths
+    directories = sorted(runs.iterdir()) if runs.is_dir() else []
+    return [path for directory in directories if (path := directory / "record.json").exists()]
 
 
 def _reason(error: Exception) -> str:

@@ -34,7 +34,10 @@ def report(outputs: Path, ids: Sequence[str] | None = None, console: Console | N
     if not everything:
         console.print(f"{outputs}: there are no finished runs", markup=False, soft_wrap=True)
         return []
-    shown = everything if ids is None else read(outputs, ids)[0]
+    shown = everything
+    if ids is not None:
+        known = {str(record["run"]["id"]): record for record in everything}
+        shown = [known[name] for name in dict.fromkeys(ids) if name in known]
     show(rows(shown), console)
     paths = write(rows(everything), outputs / "reports")
     names = " and ".join(str(path) for path in paths)
@@ -43,7 +46,7 @@ def report(outputs: Path, ids: Sequence[str] | None = None, console: Console | N
 
 
 def show(table: Sequence[Row], console: Console) -> None:
-    """One table for each task, model, hardware and machine; columns that do not fit are left to the files."""
+    """One table for each task, model and conditions of timing; columns that do not fit are left to the files."""
     for _, group in itertools.groupby(table, key=_setting):
         runs = list(group)
         columns = _columns(runs)
@@ -70,10 +73,12 @@ def _setting(row: Row) -> list[str]:
 
 def _title(runs: Sequence[Row]) -> str:
     first = runs[0]
-    title = " · ".join(str(first[name]) for name in SETTING if name != "metric" and first[name] is not None)
+    parts = [str(first[name]) for name in SETTING[: SETTING.index("threads")] if first[name] is not None]
+    if first["threads"] is not None:
+        parts.append(f"{first['threads']:.0f} thread{'' if first['threads'] == 1 else 's'}")
     if first["batch_size"] is not None and first["length"] is not None:
-        title += f" · latency of {first['batch_size']:.0f} × {first['length']:.0f} tokens"
-    return escape(title)
+        parts.append(f"latency of {first['batch_size']:.0f} × {first['length']:.0f} tokens")
+    return escape(" · ".join(parts))
 
 
 def _label(row: Row) -> str:

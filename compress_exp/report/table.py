@@ -12,14 +12,15 @@ from compress_exp.report.score import combine, unit_quality
 
 Row = dict[str, Any]
 BASELINE = "baseline"
-SETTING = ("task", "model", "hardware", "machine", "metric")
+SETTING = ("task", "model", "hardware", "machine", "runtime", "threads", "batch_size", "length", "metric")
 
 
 def rows(records: Sequence[Record]) -> list[Row]:
     """Flat rows in the order of the records, each group of runs after its baseline.
 
-    Runs share a baseline row when task, model, hardware, machine, seed, the baseline's artifact and its quality (which
-    depends on the rows evaluated) are the same. Its latency is the median over them, since each run timed it anew.
+    Runs share a baseline row when task, model, the conditions of timing (hardware, machine, runtime, threads, headline
+    batch size and length), seed, the baseline's artifact and its quality (which depends on the rows evaluated) are the
+    same. Its latency is the median over them, since each run timed it anew.
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
@@ -39,12 +40,17 @@ def _group(record: Record) -> list[Any]:
 
 def _setting(record: Record) -> Row:
     run, origin = record["run"], _mapping(record.get("origin"))
-    primary = _mapping(record["quality"].get("primary"))
+    primary, runtime = _mapping(record["quality"].get("primary")), _mapping(run.get("runtime"))
+    headline = _headline(record)
     return {
         "task": run.get("task"),
         "model": run.get("model"),
         "hardware": run.get("hardware"),
         "machine": origin.get("host"),
+        "runtime": runtime.get("name"),
+        "threads": number(runtime, "threads"),
+        "batch_size": number(headline, "batch_size"),
+        "length": number(headline, "length"),
         "metric": primary.get("name"),
         "higher_is_better": primary.get("higher_is_better", True),
     }
@@ -68,8 +74,6 @@ def _run(record: Record) -> Row:
         "deployed_bytes": number(size, "deployed_bytes"),
         "sparsity": number(size, "sparsity"),
         "bits_per_weight": number(size, "bits_per_weight"),
-        "batch_size": number(headline, "batch_size"),
-        "length": number(headline, "length"),
         "p50_ms": number(headline, "p50_ms"),
         "p99_ms": number(headline, "p99_ms"),
         "speedup": number(headline, "speedup"),
@@ -83,7 +87,7 @@ def _run(record: Record) -> Row:
 
 def _baseline(group: Sequence[Record]) -> Row:
     first = group[0]
-    quality, size, headline = first["quality"], first["size"], _headline(first)
+    quality, size = first["quality"], first["size"]
     eager = [
         over / speedup
         for over, speedup in ((_of(record, "speedup_over_eager"), _of(record, "speedup")) for record in group)
@@ -105,8 +109,6 @@ def _baseline(group: Sequence[Record]) -> Row:
         "artifact_bytes": number(size, "baseline_artifact_bytes"),
         "compression_ratio": 1.0,
         "deployed_bytes": number(size, "baseline_deployed_bytes"),
-        "batch_size": number(headline, "batch_size"),
-        "length": number(headline, "length"),
         "p50_ms": _median(_of(record, "baseline", "p50_ms") for record in group),
         "p99_ms": _median(_of(record, "baseline", "p99_ms") for record in group),
         "speedup": 1.0,

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 POOL = 50
+CALIBRATION_BATCH = 32
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
@@ -77,10 +78,9 @@ class Batches:
 def calibration_batches(
     features: Sequence[dict[str, Any]],
     collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
-    batch_size: int,
     seed: int,
     count: int,
 ) -> list[dict[str, Tensor]]:
-    """The first `count` batches of a seeded order of the training rows, grouped by length."""
-    batches = Batches(features, collate, batch_size, seed, True, min(count, steps_per_epoch(len(features), batch_size)))
-    return list(batches)
+    """The first `count` batches of 32 of a seeded order of the training rows, grouped by length."""
+    there = steps_per_epoch(len(features), CALIBRATION_BATCH)
+    return list(Batches(features, collate, CALIBRATION_BATCH, seed, True, min(count, there)))

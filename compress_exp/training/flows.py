@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from compress_exp.config import UserError
 from compress_exp.methods.base import Method
 from compress_exp.methods.parametrized import Mask
@@ -14,12 +16,11 @@ from compress_exp.training.module import CompressionModule
 class DistillationModule(CompressionModule):
     """A student beside a frozen teacher (none for the control `distill/hard`)."""
 
-    def on_fit_start(self) -> None:
-        """The teacher must not train."""
-        super().on_fit_start()
-        for teacher in self._teacher:
-            if teacher.training or any(parameter.requires_grad for parameter in teacher.parameters()):
-                raise UserError("teacher: it must be frozen and in evaluation mode")
+    def curves(self, student: Tensor, teacher: dict[str, Tensor]) -> dict[str, float]:
+        """The share of positions at which student and teacher say the same."""
+        if "logits" not in teacher or student.shape[-1] == 1:
+            return {}
+        return {"agreement": float((student.argmax(-1) == teacher["logits"].argmax(-1)).float().mean())}
 
 
 class PruneFinetuneModule(CompressionModule):
@@ -54,7 +55,7 @@ class QATModule(CompressionModule):
         """Every input range must have seen data."""
         super().on_fit_start()
         quantizers = [module for module in self.model.modules() if isinstance(module, FakeQuantInput)]
-        if not quantizers or any(int(quantizer.seen) == 0 for quantizer in quantizers):
+        if any(int(quantizer.seen) == 0 for quantizer in quantizers):
             raise UserError("method.quant.calibration: some layers saw no data; raise it, or exclude them by select")
 
 

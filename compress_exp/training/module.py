@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.nn.utils import parametrize
 from torch.optim import AdamW, Optimizer
@@ -86,14 +87,21 @@ class CompressionModule(LightningModule):
         progress = self.progress(self.global_step)
         with parametrize.cached():
             logits, labels = self.task.targets(forward_logits(self.model, batch), batch)
-            terms = self.loss({"logits": logits}, self._ask_teacher(batch), labels)
+            teacher = self._ask_teacher(batch)
+            terms = self.loss({"logits": logits}, teacher, labels)
             for method in self.methods:
                 penalty = method.penalty(self.model, progress)
                 if penalty is not None:
                     terms[f"penalty_{method.family}"] = penalty
         total = torch.stack(list(terms.values())).sum()
-        self._note({name: term.detach() for name, term in terms.items()} | {"loss": total.detach()})
+        if self.global_step % HISTORY_EVERY == 0 or self.global_step == self.total_steps - 1:
+            self._note({name: term.detach() for name, term in terms.items()} | {"loss": total.detach()})
+            self.history[-1] |= self.curves(logits.detach(), teacher)
         return total
+
+    def curves(self, student: Tensor, teacher: dict[str, Tensor]) -> dict[str, float]:
+        """What a flow notes beside the terms of the loss and the methods' own curves."""
+        return {}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Methods see the gradients and move what they own."""
@@ -112,9 +120,16 @@ class CompressionModule(LightningModule):
         if self.budget.gradient_clip:
             torch.nn.utils.clip_grad_norm_(self.parameters(), self.budget.gradient_clip)
 
-    def on_train_batch_end(self, outputs: Any, batch: dict[str, Tensor], batch_index: int) -> None:
-        """Methods see the updated weights."""
-        rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Methods see the updated weights, before any checkpoint is written."""
+        rate = float(optimizer.param_groups[0]["lr"])
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         with torch.no_grad():
             for method in self.methods:
                 method.after_step(self.model, rate)
@@ -148,8 +163,6 @@ class CompressionModule(LightningModule):
             return {"logits": self.task.targets(forward_logits(self._teacher[0], batch), batch)[0]}
 
     def _note(self, terms: dict[str, Tensor]) -> None:
-        if not (self.global_step % HISTORY_EVERY == 0 or self.global_step == self.total_steps - 1):
-            return
         values = {name: float(term) for name, term in terms.items()}
         if not all(map(math.isfinite, values.values())):
             rate = self.budget.learning_rate

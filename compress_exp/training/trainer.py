@@ -86,7 +86,6 @@ def fit(module: CompressionModule, batches: Batches, train: TrainConfig, directo
     if batches.start:
         log.info("%s: going on at step %d of %d", label, batches.start, module.total_steps)
     started = time.monotonic()
-    torch.set_num_threads(train.threads or os.cpu_count() or 1)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     callbacks = [
         Checkpoint(checkpoint, train.checkpoint_steps, train.checkpoint_minutes),

@@ -20,7 +20,8 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from hydra.utils import get_method
+from omegaconf import DictConfig, OmegaConf
 
 from compress_exp.errors import SweepFailed, explain, make_outputs, refusal
 from compress_exp.overrides import combinations
@@ -53,10 +54,13 @@ class GridSweeper(Sweeper):
 
     Args:
         params: more overrides, for a grid kept in a file: `{method: "prune,[prune,quant]"}`; the command line wins.
+        check: the dotted name of a function that is called with every job's configuration before any is launched; jobs
+            that it refuses are listed and left out.
     """
 
-    def __init__(self, params: dict[str, str] | None = None) -> None:
+    def __init__(self, params: dict[str, str] | None = None, check: str | None = None) -> None:
         self.params = params or {}
+        self.check = check
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what Hydra hands over; the launcher is made once the number of jobs is known."""
@@ -72,16 +76,23 @@ class GridSweeper(Sweeper):
         loader = self.context.config_loader
         make_outputs(self.root.outputs)
         batch = combinations([f"{key}={value}" for key, value in self.params.items()] + arguments, loader)
-        for overrides in batch:
-            self._compose(overrides)
+        configs = [self._compose(overrides) for overrides in batch]
+        refused = {
+            " ".join(overrides): reason
+            for overrides, config in zip(batch, configs, strict=True)
+            if (reason := self._refused(config))
+        }
+        failures = [f"{overrides}: {reason}" for overrides, reason in refused.items()]
+        for line in failures:
+            log.error("refused: %s", line)
+        total, batch = len(batch), [overrides for overrides in batch if " ".join(overrides) not in refused]
         job = Job(self.function, len(batch))
         launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.context, task_function=job, config=self.root
         )
         returns: list[JobReturn] = []
-        failures: list[str] = []
         try:
-            returns = list(launcher.launch(batch, initial_job_idx=0))
+            returns = list(launcher.launch(batch, initial_job_idx=0)) if batch else []
         except Exception as error:  # the launcher itself: a lost cluster job, a refused submission
             if refusal(error) is None:
                 traceback.print_exception(error)
@@ -89,18 +100,27 @@ class GridSweeper(Sweeper):
         finally:
             failures += [_failure(item) for item in returns if item.status is not JobStatus.COMPLETED]
             records = job.results or [item.return_value for item in returns if item.status is JobStatus.COMPLETED]
-            self._close(records, failures, len(batch))
+            self._close(records, failures, total)
         if failures:
-            raise SweepFailed(f"{len(failures)} of {len(batch)} runs failed")
+            raise SweepFailed(f"{len(failures)} of {total} runs failed")
         return returns
 
-    def _compose(self, overrides: Sequence[str]) -> None:
+    def _compose(self, overrides: Sequence[str]) -> DictConfig:
         loader = self.context.config_loader
         try:
-            loader.load_sweep_config(self.root, list(overrides))
+            return loader.load_sweep_config(self.root, list(overrides))
         except HydraException as error:
             hydra = list(self.root.hydra.overrides.hydra)
             raise explain(error, [*hydra, *overrides], loader) from error
+
+    def _refused(self, config: DictConfig) -> str | None:
+        try:
+            if self.check is not None:
+                own = [str(name) for name in config if name != "hydra"]
+                get_method(self.check)(OmegaConf.masked_copy(config, own))
+        except Exception as error:
+            return _sentence(error)
+        return None
 
     def _close(self, records: Sequence[Any], failures: Sequence[str], total: int) -> None:
         ids = [record["run"]["id"] for record in records if isinstance(record, dict)]

@@ -1,25 +1,64 @@
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
+from compress_exp.measure import latency
 from compress_exp.measure.latency import Turns, in_turns, row, shapes
 
 
-def sleeper(seconds: float):  # type: ignore[no-untyped-def]
-    return lambda: time.sleep(seconds)
+class Clock:
+    """Stands in for the module `time`: only its calls take time."""
+
+    def __init__(self) -> None:
+        self.wall = self.cpu = 0.0
+        self.order: list[str] = []
+
+    def perf_counter(self) -> float:
+        return self.wall
+
+    def process_time(self) -> float:
+        return self.cpu
+
+    def call(self, seconds: float, cores: float = 0.0, name: str = "") -> Callable[[], None]:
+        def run() -> None:
+            self.wall += seconds
+            self.cpu += seconds * cores
+            self.order.append(name)
+
+        return run
 
 
-def test_known_latency_and_equal_models() -> None:
-    calls = {"artifact": sleeper(0.01), "baseline": sleeper(0.01), "eager": sleeper(0.03)}
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(latency, "time", clock)
+    return clock
+
+
+def test_known_latency_and_equal_models(clock: Clock) -> None:
+    calls = {"artifact": clock.call(0.01, 0.75), "baseline": clock.call(0.01), "eager": clock.call(0.03)}
     figures = row(in_turns(calls, 12, 10, 10), 4, 128, "eager", None)
-    assert figures["p50_ms"] == pytest.approx(10, rel=0.1)
-    assert figures["throughput"] == pytest.approx(400, rel=0.1)
-    assert figures["speedup_interval"][0] <= 1.03 and figures["speedup_interval"][1] >= 0.97
-    assert figures["speedup_over_eager"] == pytest.approx(3, rel=0.1)
-    assert figures["repeats"] == 12 and figures["cores"] < 0.5
-    assert figures["p50_ms"] <= figures["p90_ms"] <= figures["p99_ms"]
+    assert figures["p50_ms"] == pytest.approx(10) and figures["throughput"] == pytest.approx(400)
+    assert figures["speedup_interval"] == pytest.approx([1, 1])
+    assert figures["speedup_over_eager"] == pytest.approx(3)
+    assert figures["baseline_eager"]["p50_ms"] == pytest.approx(30)
+    assert figures["repeats"] == 12
+    assert figures["cores"] == pytest.approx(0.75) and figures["baseline"]["cores"] == 0
+
+
+def test_percentiles_are_those_of_the_rounds() -> None:
+    times = np.arange(1, 102) / 1e3
+    figures = row(Turns({"artifact": times, "baseline": times}, {"artifact": 1, "baseline": 1}), 1, 8, "baseline", None)
+    assert [figures[name] for name in ("p50_ms", "p90_ms", "p99_ms")] == pytest.approx([51, 91, 100])
+
+
+def test_a_sleep_takes_its_time_and_no_core() -> None:
+    turns = in_turns({"a": lambda: time.sleep(0.01)}, 5, 10, 5)
+    assert turns.seconds["a"].min() >= 0.01
+    assert turns.cores["a"] < 0.5
 
 
 def test_interval_equals_scipy_s_bootstrap() -> None:
@@ -31,16 +70,20 @@ def test_interval_equals_scipy_s_bootstrap() -> None:
     assert interval == pytest.approx(list(expected.confidence_interval), rel=0.01)
 
 
-def test_turns_alternate_and_short_calls_are_warmed_by_themselves() -> None:
-    order: list[str] = []
-    turns = in_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 5, 10, 5)
-    assert order == ["a", "a", "b", "b"] + ["a", "a", "b", "b"] * 5
+def test_turns_alternate_and_short_calls_are_warmed_by_themselves(clock: Clock) -> None:
+    turns = in_turns({name: clock.call(0.01, name=name) for name in ("a", "b")}, 5, 10, 5)
+    assert clock.order == ["a", "a", "b", "b"] + ["a", "a", "b", "b"] * 5
     assert len(turns.seconds["a"]) == len(turns.seconds["b"]) == 5
 
 
-def test_cap_stops_rounds_but_not_before_the_minimum() -> None:
-    turns = in_turns({"a": sleeper(0.06)}, 100, 0.0, 5)
-    assert len(turns.seconds["a"]) == 5
+def test_long_calls_need_no_warming(clock: Clock) -> None:
+    in_turns({name: clock.call(0.1, name=name) for name in ("a", "b")}, 5, 10, 5)
+    assert clock.order == ["a", "a", "b", "b"] + ["a", "b"] * 5
+
+
+def test_cap_stops_rounds_but_not_before_the_minimum(clock: Clock) -> None:
+    rounds = {minimum: len(in_turns({"a": clock.call(0.3)}, 100, 1, minimum).seconds["a"]) for minimum in (2, 5)}
+    assert rounds == {2: 4, 5: 5}  # the fourth ends behind the cap
 
 
 def test_busy_calls_use_a_core() -> None:
@@ -49,15 +92,16 @@ def test_busy_calls_use_a_core() -> None:
         while time.thread_time() < end:
             pass
 
-    assert 0.1 < in_turns({"a": busy}, 5, 10, 5).cores["a"] < 1.1
+    turns = in_turns({"a": busy}, 5, 10, 5)
+    assert turns.cores["a"] * turns.seconds["a"].sum() >= 0.1 * 0.99
 
 
-def test_generation_splits_prompt_and_tokens() -> None:
-    calls = {name: sleeper(0.03) for name in ("artifact", "baseline")}
-    calls |= {f"{name} prompt": sleeper(0.01) for name in ("artifact", "baseline")}
+def test_generation_splits_prompt_and_tokens(clock: Clock) -> None:
+    calls = {name: clock.call(0.03) for name in ("artifact", "baseline")}
+    calls |= {f"{name} prompt": clock.call(0.01) for name in ("artifact", "baseline")}
     figures = row(in_turns(calls, 10, 10, 10), 1, 8, "baseline", 5)
-    assert figures["prompt_ms"] == pytest.approx(10, rel=0.1)
-    assert figures["token_ms"] == pytest.approx(5, rel=0.2)
+    assert figures["prompt_ms"] == pytest.approx(10)
+    assert figures["token_ms"] == pytest.approx(5)
     assert figures["speedup_over_eager"] == figures["speedup"]
 
 

@@ -46,6 +46,7 @@ def record(name: str, **changes: Any) -> dict[str, Any]:
             "method": [name],
             "hardware": "cpu",
             "seed": 0,
+            "runtime": {"name": "openvino", "threads": 1},
         },
         "quality": quality,
         "size": size,
@@ -107,6 +108,29 @@ def test_other_seeds_models_and_machines_have_their_own_baseline(tmp_path: Path)
     assert [row["run"] for row in rows(read(tmp_path)[0])].count("baseline") == 6
 
 
+def test_baselines_timed_under_other_conditions_stay_apart_and_the_titles_say_which(tmp_path: Path) -> None:
+    save(
+        tmp_path,
+        record("a"),
+        record("b", run__runtime={"name": "eager", "threads": 1}),
+        record("c", run__runtime={"name": "openvino", "threads": 2}),
+        record("d", latency__rows__0__batch_size=8),
+        record("e", latency__rows__0__length=32),
+    )
+    printed_lines = [line.strip() for line in printed(tmp_path).splitlines()]
+    markdown_lines = (tmp_path / "reports" / "table.md").read_text().splitlines()
+    for conditions in (
+        "openvino · 1 thread · latency of 1 × 128 tokens",
+        "eager · 1 thread · latency of 1 × 128 tokens",
+        "openvino · 2 threads · latency of 1 × 128 tokens",
+        "openvino · 1 thread · latency of 8 × 128 tokens",
+        "openvino · 1 thread · latency of 1 × 32 tokens",
+    ):
+        assert printed_lines.count(f"reviews · tiny · cpu · here · {conditions}") == 1
+        assert markdown_lines.count(f"### reviews · tiny · cpu · here · {conditions}") == 1
+    assert [row["run"] for row in rows(read(tmp_path)[0])].count("baseline") == 5
+
+
 def test_only_the_runs_of_a_sweep_are_shown_and_all_are_written(tmp_path: Path) -> None:
     save(tmp_path, record("prune"), record("quant"), record("distill"))
     text = printed(tmp_path, ["distill", "prune"])
@@ -141,14 +165,6 @@ def test_missing_and_undefined_numbers_are_dashes(tmp_path: Path) -> None:
 def test_ties_and_copies(tmp_path: Path) -> None:
     save(tmp_path, record("prune"), record("prune"), record("twin", run__method=["prune"]))
     assert names(printed(tmp_path)) == ["baseline", "prune", "prune"]
-
-
-def test_a_run_that_is_being_replaced_is_read_where_it_was_set_aside(tmp_path: Path) -> None:
-    save(tmp_path, record("prune"))
-    (tmp_path / "runs" / "0-prune").rename(tmp_path / "runs" / ".0-prune.old")
-    assert len(read(tmp_path)[0]) == 1
-    save(tmp_path, record("prune", quality__retained=0.5))
-    assert [item["quality"]["retained"] for item in read(tmp_path)[0]] == [0.5]
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])

@@ -44,8 +44,8 @@ def test_a_later_start_gives_the_rest_of_the_same_batches(start):
 
 
 def test_calibration_is_seeded_and_never_more_than_there_is():
-    first = calibration_batches(FEATURES, collate, 16, 0, 3)
+    first = calibration_batches(FEATURES, collate, 0, 3)
     assert [batch["ids"].tolist() for batch in first] == [
-        batch["ids"].tolist() for batch in calibration_batches(FEATURES, collate, 16, 0, 3)
+        batch["ids"].tolist() for batch in calibration_batches(FEATURES, collate, 0, 3)
     ]
-    assert len(calibration_batches(FEATURES[:20], collate, 16, 0, 8)) == 2
+    assert len(calibration_batches(FEATURES[:40], collate, 0, 8)) == 2

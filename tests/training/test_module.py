@@ -6,6 +6,7 @@ from compress_exp.config import UserError
 from compress_exp.losses.soft_targets import SoftTargets
 from compress_exp.losses.task import TaskLoss
 from compress_exp.methods.prune.magnitude import MagnitudePruning
+from compress_exp.methods.quant.fake import FakeQuantInput
 from compress_exp.training.flows import DistillationModule, PruneFinetuneModule, QATModule, flow_of
 from compress_exp.training.module import CompressionModule, rate_factor, step_seed
 
@@ -50,8 +51,11 @@ def test_flows_follow_the_families(budget):
     assert flow_of(()) is CompressionModule
     with pytest.raises(UserError, match="no prunable weight"):
         PruneFinetuneModule.on_fit_start(_bare(PruneFinetuneModule, budget))
+    module = _bare(QATModule, budget)
+    QATModule.on_fit_start(module)
+    module.model.classifier.add_module("input_quantizer", FakeQuantInput(0.9))
     with pytest.raises(UserError, match="saw no data"):
-        QATModule.on_fit_start(_bare(QATModule, budget))
+        QATModule.on_fit_start(module)
 
 
 def _bare(flow, budget):

@@ -19,8 +19,8 @@ from compress_exp.config import UserError, check_number
 from compress_exp.layers.surgery import is_pruned, mark_pruned
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import bake
-from compress_exp.models.families.base import Family, Stack
-from compress_exp.models.loading import Model
+from compress_exp.models.families.base import Family, Stack, layer_counts
+from compress_exp.models.loading import Model, read_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -122,7 +122,17 @@ class Student(Method):
             if not facts.first:
                 raise UserError("method.distill.student: a student of its own replaces what came before; put it first")
             self.checkpoint.check("method.distill.student")
-            return replace(after, family=self.checkpoint.family("method.distill.student"))
+            config, family = read_config(self.checkpoint), self.checkpoint.family("method.distill.student")
+            if family.kind != facts.family.kind:
+                raise UserError(
+                    f"method.distill.student: {self.checkpoint.name} is no {facts.family.kind} as the teacher is"
+                )
+            if facts.vocabulary not in (None, config.vocab_size):
+                raise UserError(
+                    f"method.distill.student: {self.checkpoint.name} has {config.vocab_size} tokens and the teacher "
+                    f"{facts.vocabulary}; take a student with the same tokenizer"
+                )
+            return replace(after, family=family, layers=layer_counts(config, family))
         counts = self.counts(facts.layers)
         for name in ("encoder", "decoder"):
             if name not in facts.layers and getattr(self, f"{name}_layers") is not None:
@@ -140,8 +150,9 @@ class Student(Method):
         """The student, untrained."""
         if self.checkpoint is None:
             bake(model)
-            layers = {stack.name: getattr(model.config, stack.count) for stack in context.family.stacks}
-            return fewer_layers(model, context.family, self.counts(layers))
+            layers = layer_counts(model.config, context.family)
+            student = fewer_layers(model, context.family, self.counts(layers))
+            return student.to(context.device)  # type: ignore[arg-type]
         tokenizer = self.checkpoint.tokenizer(context.task)
         if tokenizer.get_vocab() != context.tokenizer.get_vocab():
             raise UserError(

@@ -57,9 +57,9 @@ def magnitude_masks(
     """
     scores = [torch.where(mask, weight.abs(), -1.0) for weight, mask in zip(weights, masks, strict=True)]
     if scope == "tensor":
-        return [~smallest(score, round(sparsity * score.numel())) for score in scores]
+        return [~smallest(score, _cut(sparsity, [mask])) for score, mask in zip(scores, masks, strict=True)]
     flat = torch.cat([score.flatten() for score in scores])
-    kept = ~smallest(flat, round(sparsity * flat.numel()))
+    kept = ~smallest(flat, _cut(sparsity, masks))
     pieces = kept.split([score.numel() for score in scores])
     return [piece.view_as(score) for piece, score in zip(pieces, scores, strict=True)]
 
@@ -100,12 +100,13 @@ class MagnitudePruning(Method):
 
     def step(self, model: PreTrainedModel, progress: float) -> None:
         """Cut to the sparsity that the schedule asks for now."""
-        progress = math.ceil(round(progress * UPDATES, 6)) / UPDATES
+        if self.rounds == 1:
+            progress = math.ceil(round(progress * UPDATES, 6)) / UPDATES
         sparsity = sparsity_at(progress, self.sparsity, self.schedule)
         weights, masks = self._pool(model)
         kept = [mask.mask for mask in masks]
-        wanted = _count([mask.numel() for mask in kept], sparsity, self.scope)
-        if sum(mask.numel() - int(mask.sum()) for mask in kept) >= wanted:
+        groups = [[mask] for mask in kept] if self.scope == "tensor" else [kept]
+        if all(_cut(sparsity, group) == _zeros(group) for group in groups):
             return
         for mask, new in zip(masks, magnitude_masks(weights, kept, sparsity, self.scope), strict=True):
             if not bool(new.any()):
@@ -129,5 +130,10 @@ class MagnitudePruning(Method):
         return [weight for weight, _ in pairs.values()], [mask for _, mask in pairs.values()]
 
 
-def _count(sizes: list[int], sparsity: float, scope: str) -> int:
-    return round(sparsity * sum(sizes)) if scope == "global" else sum(round(sparsity * size) for size in sizes)
+def _zeros(masks: list[Tensor]) -> int:
+    return sum(mask.numel() - int(mask.sum()) for mask in masks)
+
+
+def _cut(sparsity: float, masks: list[Tensor]) -> int:
+    """How many weights of a group are to be zero: never fewer than are."""
+    return max(round(sparsity * sum(mask.numel() for mask in masks)), _zeros(masks))

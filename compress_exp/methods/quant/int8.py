@@ -22,7 +22,7 @@ from compress_exp.layers.surgery import replace_module
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import attach, attached, parametrized
 from compress_exp.methods.quant.fake import FakeQuantInput, FakeQuantWeight, input_grid, quantize_input, row_scale
-from compress_exp.methods.select import Select, Target, original, targets, weight_of
+from compress_exp.methods.select import Target, matching, original, targets, weight_of
 from compress_exp.models.families.base import is_conv1d, is_linear, output_axis
 from compress_exp.training.forward import forward_logits
 
@@ -107,15 +107,15 @@ class Int8(Method):
 
     def _targets(self, model: PreTrainedModel, context: Context) -> list[Target]:
         chosen = targets(model, context.family, self.select)
-        if self.embeddings:
-            tables = targets(model, context.family, Select(roles=TABLES))
-            chosen += [table for table in tables if _is_plain_table(table.modules[0])]
-        return chosen
+        tables = matching(model, context.family, replace(self.select, roles=TABLES)) if self.embeddings else []
+        taken = {id(original(target.modules[0])) for target in chosen}
+        chosen += [table for table in tables if id(original(table.modules[0])) not in taken]
+        return [target for target in chosen if is_linear(target.modules[0]) or _is_plain_table(target.modules[0])]
 
 
 def _is_plain_table(module: nn.Module) -> bool:
     """A lookup and nothing else (some position embeddings compute their own indices)."""
-    return type(module) is nn.Embedding or hasattr(module, "embed_scale")
+    return type(module).forward is nn.Embedding.forward or hasattr(module, "embed_scale")
 
 
 def _pack(module: nn.Module) -> Int8Embedding | Int8Linear:

@@ -108,6 +108,26 @@ def test_gradual_masks_are_nested_follow_the_cubic_schedule_and_hold_through_ada
         assert method.curves(model)["sparsity"] == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.parametrize("scope", ["tensor", "global"])
+def test_masks_only_ever_lose_weights_whatever_cut_before(scope):
+    weights = [torch.randn(10, 10, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+    before = [torch.ones(10, 10, dtype=torch.bool) for _ in weights]
+    before[0].view(-1)[:80] = False
+    after = magnitude_masks(weights, before, 0.5, scope)
+    assert all(bool((new <= old).all()) for new, old in zip(after, before, strict=True))
+    zeros = [int((~mask).sum()) for mask in after]
+    assert zeros == [80, 50] if scope == "tensor" else sum(zeros) == 100
+
+
+def test_a_cut_per_tensor_follows_a_global_one(tiny, context, method):
+    wide = replace(method, scope="global")
+    model = wide.prepare(tiny("bert"), context("bert"))
+    wide.step(model, 1.0)
+    method.step(model, 1.0)
+    for module in (target.modules[0] for target in targets(model, context("bert").family, Select())):
+        assert float((~attached(module, Mask).mask).float().mean()) >= 0.499
+
+
 def test_kept_weights_are_untouched_by_the_mask(tiny, context, method):
     before = {name: p.clone() for name, p in tiny("bert").named_parameters()}
     model = method.prepare(tiny("bert"), context("bert"))

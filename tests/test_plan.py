@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from compress_exp.config import FieldError, UserError
+from compress_exp.pipeline import apply_stage, build_baseline, run_stage
+from tests.experiments import planned
+
+
+def test_the_baseline_must_train(data):
+    for setting in ("train.max_steps=0", "train.max_steps=null"):
+        epochs = ["task.epochs=0"] if setting.endswith("null") else []
+        with pytest.raises(UserError, match=r"train\.max_steps: the baseline needs training"):
+            planned("bert", data, "method=prune", setting, *epochs)
+
+
+def test_what_does_not_decide_the_result_is_not_in_the_key(data):
+    plan = planned("bert", data, "method=prune")
+    for other in ("train.threads=2", "train.checkpoint_steps=9", "tracking=csv", "task.epochs=9", "outputs=elsewhere"):
+        assert planned("bert", data, "method=prune", other).recipes == plan.recipes, other
+    for other in (
+        "seed=1",
+        "train.max_steps=4",
+        "task.train_fraction=0.5",
+        "train.precision=bf16",
+        "task.max_length=16",
+    ):
+        assert planned("bert", data, "method=prune", other).baseline_key != plan.baseline_key, other
+    for other in ("method.prune.sparsity=0.6", "loss=soft_targets", "method.prune.train.learning_rate=0.1"):
+        changed = planned("bert", data, "method=prune", other)
+        assert changed.baseline_key == plan.baseline_key, other
+        assert changed.artifact_key != plan.artifact_key, other
+    measured = planned("bert", data, "method=prune", "hardware=cpu_eager")
+    assert measured.artifact_key == plan.artifact_key
+    assert measured.run_id != plan.run_id
+
+
+def test_the_order_of_a_pipeline_decides_the_key(data):
+    one = planned("bert", data, "method=[prune,distill]")
+    other = planned("bert", data, "method=[distill,prune]")
+    assert one.artifact_key != other.artifact_key
+
+
+def test_whole_numbers_and_floats_of_one_value_are_one_key(data):
+    keys = {planned("bert", data, "method=prune", f"train.weight_decay={v}").artifact_key for v in ("1", "1.0")}
+    assert len(keys) == 1
+
+
+def test_data_count_by_content(data, tmp_path):
+    for file in data.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    assert planned("bert", tmp_path, "method=prune").recipes == planned("bert", data, "method=prune").recipes
+    with (tmp_path / "train.jsonl").open("a") as stream:
+        stream.write('{"text": "one more", "label": 1, "source": "a", "target": "b"}\n')
+    assert planned("bert", tmp_path, "method=prune").recipes != planned("bert", data, "method=prune").recipes
+
+
+def test_unknown_roles_kinds_and_rounds_are_refused(data):
+    with pytest.raises(UserError, match="'qurey' is no role; did you mean query"):
+        planned("bert", data, "method=prune", "method.prune.select.roles=[qurey]")
+    with pytest.raises(UserError, match=r"cannot do task=seq2seq"):
+        planned("bert", data, "method=prune", "task=seq2seq")
+    with pytest.raises(UserError, match=r"rounds: 3 rounds are for pruning"):
+        planned("bert", data, "method=finetune", "+method.finetune.rounds=3")
+    method = planned("bert", data, "method=prune").stages[0].methods[0]
+    assert replace(method, start=0.7, end=0.7).share(0.5) == 0.0
+    with pytest.raises(FieldError, match="lies after"):
+        replace(method, start=0.8, end=0.7)
+
+
+def test_a_compressed_model_is_no_dense_one(data, dense, tmp_path):
+    plan = planned("bert", data, "method=prune")
+    run_stage(plan, 0, dense(plan), dense(plan), tmp_path)
+    with pytest.raises(UserError, match="is compressed already"):
+        planned("bert", data, "method=prune", f"model.path={tmp_path}")
+
+
+def test_a_teacher_of_another_kind_or_vocabulary_is_refused(data, dense, tmp_path):
+    other = dense(planned("gpt2", data, "method=prune"))
+    with pytest.raises(UserError, match="teacher: .* is of kind decoder"):
+        planned("bert", data, "method=prune", "loss=soft_targets", f"teacher={other}")
+    small = planned("bert", data, "method=finetune", "model.vocabulary=300")
+    plan = planned("bert", data, "method=prune", "loss=soft_targets", f"teacher={dense(small)}")
+    with pytest.raises(UserError, match="another vocabulary"):
+        apply_stage(plan, 0, dense(plan), dense(plan), tmp_path)
+
+
+def test_a_given_baseline_must_mean_the_same_labels(data, dense, tmp_path):
+    given = dense(planned("bert", data, "method=finetune"))
+    finetuned = ("model.finetuned=true", f"model.path={given}")
+    plan = planned("bert", data, "method=finetune", *finetuned)
+    facts = build_baseline(plan, tmp_path)
+    assert facts["steps"] == 0
+    turned = planned("bert", data, "method=finetune", *finetuned, "task.classes=[a,b]")
+    with pytest.raises(UserError, match=r"model\.finetuned: label 0 is '0' in the checkpoint and 'a' in the task"):
+        build_baseline(turned, tmp_path)
