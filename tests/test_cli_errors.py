@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from compress_exp.cli import main
 from compress_exp.config import CONF, TrainConfig
 
 ROOT = CONF.parent
@@ -59,12 +58,12 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["outputs=/etc/hostname", "-m", "seed=0,1"], ["outputs: nothing can be written in '/etc/hostname'"]),
     ],
 )
-def test_one_sentence(arguments: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments) == 1
-    output = capsys.readouterr()
-    assert output.err.count("\n") == 1
-    assert not output.out
-    assert [part for part in parts if part not in output.err] == []
+def test_one_sentence(arguments: list[str], parts: list[str]) -> None:
+    done = command(*arguments)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert not done.stdout
+    assert [part for part in parts if part not in done.stderr] == []
 
 
 def test_the_real_command_for_a_wrong_key() -> None:
@@ -79,18 +78,19 @@ def test_the_real_command_for_a_wrong_key() -> None:
 def test_the_real_command_for_a_wrong_value_in_a_sweep(tmp_path: Path) -> None:
     done = command("-m", "method=prune", "method.prune.sparsity=2,3", f"outputs={tmp_path}")
     assert done.returncode == 1
-    assert done.stderr.splitlines() == [
-        f"method.prune.sparsity: {value} is not allowed, a number between 0 and 0.999 is" for value in (2, 3)
-    ]
+    for value in (2, 3):
+        assert f"method.prune.sparsity: {value} is not allowed, a number between 0 and 0.999 is" in done.stdout
+    assert done.stdout.count("refused: ") == 2
     assert "2 of 2 runs failed" in done.stdout
     assert not list(tmp_path.iterdir())
 
 
-def test_a_broken_configuration_file_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_configuration_file_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("seed: [1\n")
-    assert main(["--config-dir", str(tmp_path), "experiment=mine"]) == 1
-    error = capsys.readouterr().err
+    done = command("--config-dir", str(tmp_path), "experiment=mine")
+    assert done.returncode == 1
+    error = done.stderr
     assert "not valid YAML" in error
     assert error.count("\n") == 1
 
@@ -111,19 +111,20 @@ print(sorted(heavy & set(sys.modules)), file=sys.stderr)
     assert done.stdout.count("  python -m compress_exp ") == 10
 
 
-def test_an_experiment_that_is_a_sweep_needs_no_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_experiment_that_is_a_sweep_needs_no_flag(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     text = "# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {method.prune.sparsity: '2,3'}}}\n"
     (tmp_path / "experiment" / "mine.yaml").write_text(text)
     common = ["--config-dir", str(tmp_path), "experiment=mine", f"outputs={tmp_path}"]
     for extra in ([], ["seed=0,1"]):
-        assert main([*common, *extra]) == 1
-        assert f"of {2 * max(1, 2 * len(extra))} runs failed" in capsys.readouterr().out
+        done = command(*common, *extra)
+        assert done.returncode == 1
+        assert f"of {2 * max(1, 2 * len(extra))} runs failed" in done.stdout
 
 
-def test_configurations_are_printed_without_running(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--cfg", "job", "--resolve", "-p", "train", "train.epochs=7"]) == 0
-    assert yaml.safe_load(capsys.readouterr().out)["epochs"] == 7
+def test_configurations_are_printed_without_running() -> None:
+    done = command("--cfg", "job", "--resolve", "-p", "train", "train.epochs=7")
+    assert yaml.safe_load(done.stdout)["epochs"] == 7
 
 
 def test_a_method_s_budget_has_the_keys_of_the_root_s() -> None:
