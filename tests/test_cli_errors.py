@@ -79,7 +79,7 @@ def test_the_real_command_for_a_wrong_value_in_a_sweep(tmp_path: Path) -> None:
     done = command("-m", "method=prune", "method.prune.sparsity=2,3", f"outputs={tmp_path}")
     assert done.returncode == 1
     for value in (2, 3):
-        assert f"method.prune.sparsity: {value} is not allowed, a number between 0 and 0.999 is" in done.stdout
+        assert f"method.prune.sparsity: {value}.0 is not allowed, a number between 0 and 0.999 is" in done.stdout
     assert done.stdout.count("refused: ") == 2
     assert "2 of 2 runs failed" in done.stdout
     assert not list(tmp_path.iterdir())

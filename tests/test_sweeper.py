@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,7 @@ hydra:
   output_subdir: null
   run: {{dir: "${{outputs}}"}}
   sweep: {{dir: "${{outputs}}", subdir: "."}}
+  sweeper: {{check: null}}
 """
 METHODS = {
     "prune": "defaults: [prune/magnitude]\n",
@@ -42,6 +44,12 @@ METHODS = {
     "quant": "# @package method.quant\nbits: 8\n",
 }
 Task = Callable[[DictConfig], Any]
+
+
+@pytest.fixture(autouse=True)
+def _own_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configuring logging closes every handler of the process, and absl's closes its stream: pytest's capture."""
+    monkeypatch.setattr(logging, "_handlerList", [])
 
 
 @pytest.fixture

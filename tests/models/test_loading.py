@@ -17,6 +17,7 @@ TEXTS = ["the quick brown fox jumps over the lazy dog", "a stitch in time saves 
 @pytest.fixture
 def directory(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (tmp_path / "tokenizer.json").write_text("{}")
     save_file({"a": torch.zeros(100)}, tmp_path / "model.safetensors")
     return tmp_path
 
@@ -30,6 +31,9 @@ def test_a_whole_directory_is_accepted(directory):
 
 
 def test_each_missing_part_is_named(directory):
+    (directory / "tokenizer.json").rename(directory / "elsewhere")
+    with pytest.raises(UserError, match="has no tokenizer"):
+        model(directory).check()
     (directory / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"model\.path: .* has no weights"):
         model(directory).check()
