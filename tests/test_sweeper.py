@@ -35,7 +35,6 @@ hydra:
   output_subdir: null
   run: {{dir: "${{outputs}}"}}
   sweep: {{dir: "${{outputs}}", subdir: "."}}
-  sweeper: {{check: null}}
 """
 METHODS = {
     "prune": "defaults: [prune/magnitude]\n",
@@ -72,7 +71,7 @@ def sweep(app: Path, task: Task, *overrides: str) -> Any:
     GlobalHydra.instance().clear()
     GlobalHydra.instance().initialize(hydra)
     try:
-        return hydra.multirun("config", task, list(overrides))
+        return hydra.multirun("config", task, ["hydra.sweeper.check=null", *overrides])
     finally:
         GlobalHydra.instance().clear()
 
