@@ -28,8 +28,17 @@ def rows(records: Sequence[Record]) -> list[Row]:
     table = []
     for group in groups.values():
         table.append(_baseline(group))
-        table += [_run(record) for record in group]
+        table += _named(_run(record) for record in group)
     return sorted(table, key=lambda row: [str(row[name]) for name in SETTING])
+
+
+def _named(runs: Iterable[Row]) -> list[Row]:
+    """Runs that say only what sets them apart from the others."""
+    named = list(runs)
+    shared = set.intersection(*(set(row["changes"].split()) for row in named))
+    for row in named:
+        row["changes"] = " ".join(change for change in row["changes"].split() if change not in shared)
+    return named
 
 
 def _group(record: Record) -> list[Any]:

@@ -180,6 +180,7 @@ def test_no_line_of_the_table_is_wider_than_the_terminal_and_no_number_is_cut(tm
 
 def test_markup_in_names_is_text(tmp_path: Path) -> None:
     save(tmp_path, record("prune", run__overrides=["method.prune.select=[red]"], flags=["[/bold] flag"]))
+    save(tmp_path, record("other"))
     text = printed(tmp_path, width=200)
     assert "[red]" in text
     assert "[/bold] flag" in text
