@@ -103,6 +103,7 @@ def load(path: Path | str) -> PreTrainedModel:
     from compress_exp.config import UserError
     from compress_exp.models.loading import check_weights
 
+    transformers.utils.logging.disable_progress_bar()
     directory = Path(path)
     check_weights(directory, "artifact")
     config = json.loads((directory / "config.json").read_text())

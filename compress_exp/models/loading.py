@@ -117,6 +117,7 @@ class Model:
         import torch
         import transformers
 
+        transformers.utils.logging.disable_progress_bar()
         auto = getattr(transformers, task.auto_class)
         torch.manual_seed(seed)
         if self.directory is not None:

@@ -85,6 +85,8 @@ def fit(module: CompressionModule, batches: Batches, train: TrainConfig, directo
     batches.start = _checkpoint_step(checkpoint)
     if batches.start:
         log.info("%s: going on at step %d of %d", label, batches.start, module.total_steps)
+    else:
+        log.info("%-24s training, %d steps", label, module.total_steps)
     started = time.monotonic()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     callbacks = [
