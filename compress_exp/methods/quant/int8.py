@@ -4,7 +4,7 @@ Quantization-aware training with straight-through gradients (Jacob et al. 2018, 
 Zafrir et al. 2019, arXiv:1910.06188). Every projection of every block multiplies uint8 inputs with int8 weights,
 embeddings (and an output head tied to them) are int8 per row; norms, softmax, biases and task heads stay in float32.
 Deviation from Q8BERT: inputs are affine on uint8 with static ranges, since that is what integer kernels of CPUs run.
-Cost: about 1.1 forward passes of calibration per batch; training steps some ten per cent slower; no extra memory.
+Cost: one forward pass per calibration batch; training steps a quarter to a half slower (measured: demo, MiniLM).
 """
 
 from __future__ import annotations
