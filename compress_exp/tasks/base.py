@@ -50,8 +50,8 @@ class Task(ABC):
         data_dir: a directory of own files, which wins over `hub`; with neither, the embedded data is used.
         columns: the column of each role; a dotted path enters nested columns.
         train_fraction: the seeded share of the training rows that is used.
-        holdout: the seeded share of the training rows that is evaluated in place of validation and never trained on.
-        evaluate_on: "validation" or "test".
+        holdout: the seeded share of the training rows that is never trained on, kept for choices to look at.
+        evaluate_on: "validation", "test" or "holdout"; null evaluates the holdout where there is one, else validation.
         seed: decides which rows such a share holds.
     """
 
@@ -67,7 +67,7 @@ class Task(ABC):
     data_dir: str | None = None
     train_fraction: float = 1.0
     holdout: float = 0.0
-    evaluate_on: str = "validation"
+    evaluate_on: str | None = None
     seed: int = 0
 
     kind: ClassVar[str]
@@ -85,11 +85,12 @@ class Task(ABC):
         check_number("eval_batch_size", self.eval_batch_size, 1)
         check_number("train_fraction", self.train_fraction, 0, 1)
         check_number("holdout", self.holdout, 0, 0.9)
-        check_choice("evaluate_on", self.evaluate_on, ("validation", "test"))
+        if self.evaluate_on is not None:
+            check_choice("evaluate_on", self.evaluate_on, ("validation", "test", "holdout"))
         if self.train_fraction == 0:
             raise FieldError("train_fraction", "0 leaves no row to train on; set a share above 0, up to 1")
-        if self.holdout and self.evaluate_on == "test":
-            raise FieldError("holdout", "a part of train is evaluated, so evaluate_on=test cannot be set as well")
+        if self.evaluate_on == "holdout" and not self.holdout:
+            raise FieldError("evaluate_on", "there is no holdout; set task.holdout to a share of train, such as 0.1")
         roles = self.text_roles + self.other_roles
         for role, column in self.columns.items():
             if role not in roles:
@@ -114,7 +115,7 @@ class Task(ABC):
     @property
     def evaluated(self) -> str:
         """The rows that are evaluated: "validation", "test" or "holdout"."""
-        return "holdout" if self.holdout else self.evaluate_on
+        return self.evaluate_on or ("holdout" if self.holdout else "validation")
 
     @property
     @abstractmethod
@@ -136,7 +137,7 @@ class Task(ABC):
         if not isinstance(source, LocalSource):
             return
         self._require(self.evaluated)
-        for split in ("train", self.evaluate_on):
+        for split in ("train", "validation" if self.evaluated == "holdout" else self.evaluated):
             if split == "train" or source.has(split):
                 self._examples(source.sample(split), source.where(split))
 

@@ -127,8 +127,36 @@ def test_holdout_is_evaluated_and_never_trained_on() -> None:
     assert len(held.rows("evaluation")) == 600 and len(held.rows("train")) == 5400
     assert held.rows("validation") == plain.rows("evaluation")
     assert held.evaluation_identity() != plain.evaluation_identity()
-    with pytest.raises(UserError, match="evaluate_on=test"):
-        task("classification", holdout=0.1, evaluate_on="test")
+    with pytest.raises(UserError, match="task.evaluate_on: there is no holdout; set task.holdout"):
+        task("classification", evaluate_on="holdout")
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_another_split_can_be_evaluated_while_the_holdout_stays_out_of_training(tmp_path: Path, split: str) -> None:
+    for name, count in (("train", 100), ("validation", 20), ("test", 30)):
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"text": f"{name} {i}", "label": i % 2} for i in range(count)])
+    held = task("classification", data_dir=str(tmp_path), holdout=0.1)
+    other = task("classification", data_dir=str(tmp_path), holdout=0.1, evaluate_on=split)
+    explicit = task("classification", data_dir=str(tmp_path), holdout=0.1, evaluate_on="holdout")
+    assert [row["text"] for row in other.rows("evaluation")] == [
+        f"{split} {i}" for i in range(20 + 10 * (split == "test"))
+    ]
+    assert other.rows("train") == held.rows("train") and other.identity() == held.identity()
+    assert not {row["text"] for row in held.rows("evaluation")} & {row["text"] for row in held.rows("train")}
+    assert len(held.rows("train")) == 90 and len(held.rows("evaluation")) == 10
+    plain = task("classification", data_dir=str(tmp_path), evaluate_on=split)
+    assert other.evaluation_identity() == plain.evaluation_identity() != held.evaluation_identity()
+    assert explicit.evaluation_identity() == held.evaluation_identity()
+    assert explicit.rows("evaluation") == held.rows("evaluation")
+
+
+def test_a_holdout_is_taken_after_a_drawn_validation(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", [{"text": f"row {i}", "label": i % 2} for i in range(200)])
+    plain = task("classification", data_dir=str(tmp_path))
+    held = task("classification", data_dir=str(tmp_path), holdout=0.1, evaluate_on="validation")
+    parts = [{row["text"] for row in held.rows(part)} for part in ("train", "validation", "holdout")]
+    assert held.rows("evaluation") == plain.rows("evaluation")
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 200
 
 
 def test_identity_is_content_and_not_location(tmp_path: Path) -> None:
