@@ -217,6 +217,9 @@ class Root:
     outputs: str = "outputs"
     plan: bool = False
     force: str | None = None
+    since: float | None = None
+    until: Any = None
+    lease_seconds: float = 60.0
     measure: Any = None
     score: Any = None
 

@@ -54,6 +54,12 @@ def refusal(error: BaseException) -> str | None:
     return None
 
 
+def sentence(error: BaseException) -> str:
+    """One sentence for any failure; the type and the first line of what is no user's mistake."""
+    first = (str(error).splitlines() or [""])[0]
+    return refusal(error) or f"{type(error).__name__}: {first}".removesuffix(": ")
+
+
 def explain(error: HydraException, overrides: Sequence[str], loader: ConfigLoader) -> UserError:
     """The refusal of a configuration that does not compose, with the names that stand where the wrong one was.
 

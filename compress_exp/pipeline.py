@@ -18,7 +18,8 @@ from compress_exp.losses.task import TaskLoss
 from compress_exp.methods.base import Context
 from compress_exp.models.families.base import family_of
 from compress_exp.plan import Plan
-from compress_exp.store import Store
+from compress_exp.progress import Beat, Progress, unheard
+from compress_exp.store import STATE, Store
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,7 +40,7 @@ class Built:
     seconds: float
 
 
-def build_baseline(plan: Plan, directory: Path) -> dict[str, Any]:
+def build_baseline(plan: Plan, directory: Path, beat: Beat = unheard) -> dict[str, Any]:
     """Train the dense model on hard labels, or take the given one, into `directory`."""
     from compress_exp.training.module import CompressionModule
 
@@ -52,15 +53,17 @@ def build_baseline(plan: Plan, directory: Path) -> dict[str, Any]:
     module = CompressionModule(
         model, plan.task, TaskLoss(), (), plan.train, steps_of(plan.train, len(features)), plan.seed, None
     )
-    return publish(train(plan, module, tokenizer, features, directory, "baseline"), directory)
+    return publish(train(plan, module, tokenizer, features, directory, "baseline", beat), directory)
 
 
-def run_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory: Path) -> dict[str, Any]:
+def run_stage(
+    plan: Plan, index: int, parent: Path, baseline: Path, directory: Path, beat: Beat = unheard
+) -> dict[str, Any]:
     """Apply the methods of one stage to the parent's model, into `directory`."""
-    return publish(apply_stage(plan, index, parent, baseline, directory), directory)
+    return publish(apply_stage(plan, index, parent, baseline, directory, beat), directory)
 
 
-def apply_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory: Path) -> Built:
+def apply_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory: Path, beat: Beat = unheard) -> Built:
     """Prepare, train if anything trains, convert; nothing is parametrized any more when it comes back."""
     import torch
     from transformers import AutoTokenizer
@@ -91,7 +94,7 @@ def apply_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
         baseline=lambda: load(baseline),
         pretrained=lambda: plan.model.load(plan.task, tokenizer, plan.seed),
         calibration=calibration,
-        directory=directory,
+        directory=directory / STATE,
     )
     for method in stage.methods:
         lock(model)
@@ -106,7 +109,7 @@ def apply_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
         steps = steps_of(stage.train, len(features))
         flow = flow_of(stage.methods)
         module = flow(model, plan.task, stage.loss, stage.methods, stage.train, steps, plan.seed, teacher)
-        built = train(plan, module, tokenizer, features, directory, stage.label)
+        built = train(plan, module, tokenizer, features, directory, stage.label, beat)
     else:
         with torch.no_grad():
             for method in stage.methods:
@@ -160,8 +163,9 @@ def train(
     features: list[dict[str, Any]],
     directory: Path,
     label: str,
+    beat: Beat,
 ) -> Built:
-    """Train to the end, from the checkpoint in `directory` if a killed run left one."""
+    """Train to the end, from the checkpoint in the directory's state if a killed run left one."""
     from compress_exp.training.data import Batches
     from compress_exp.training.trainer import fit
 
@@ -174,19 +178,18 @@ def train(
         budget.buckets,
         module.total_steps,
     )
-    seconds = fit(module, batches, budget, directory, label)
+    (directory / STATE).mkdir(exist_ok=True)
+    seconds = fit(module, batches, budget, directory / STATE, label, beat)
     return Built(module.model, tokenizer, module.history, module.total_steps, seconds)
 
 
 def publish(built: Built, directory: Path) -> dict[str, Any]:
     """Write the artifact's files; facts for build.json come back."""
     from compress_exp.export.artifact import save
-    from compress_exp.training.trainer import CHECKPOINT, write_history
+    from compress_exp.training.trainer import write_history
 
     write_history(built.history, directory / "history.csv")
     save(built.model, built.tokenizer, directory)
-    for leftover in (directory / CHECKPOINT, (directory / CHECKPOINT).with_suffix(".tmp")):
-        leftover.unlink(missing_ok=True)
     versions = {name: version(name) for name in ("torch", "transformers", "lightning")}
     return {
         "steps": built.steps,
@@ -196,42 +199,42 @@ def publish(built: Built, directory: Path) -> dict[str, Any]:
     }
 
 
-def produce(plan: Plan, store: Store, newer_than: float, baseline_too: bool) -> list[Path]:
+def produce(
+    plan: Plan, store: Store, progress: Progress, until: int, newer_than: float = 0.0, baseline_too: bool = False
+) -> list[Path]:
     """Baseline and the artifact of every stage, in order; what is there is reused.
 
     Args:
         plan: the experiment.
         store: where artifacts are.
+        progress: told what is built, step by step.
+        until: the last stage that is wanted, counted from 1; 0 for the baseline alone.
         newer_than: stages finished before this time are built again.
         baseline_too: so is the baseline.
     """
+    paths: list[Path] = []
+
+    def get(recipe: dict[str, Any], label: str, since: float, build: Callable[[Path, Beat], dict[str, Any]]) -> None:
+        def make(directory: Path, check: Callable[[], None]) -> dict[str, Any]:
+            started = time.monotonic()
+            facts = build(directory, progress.beat(check))
+            seconds = time.monotonic() - started
+            log.info("%-24s built in %.0f s, %d steps -> %s", label, seconds, facts["steps"], store.path(recipe))
+            return facts | {"seconds": seconds}
+
+        progress.stage(label)
+        paths.append(store.get(recipe, make, label, since))
+
     since = newer_than if baseline_too else 0.0
-    paths = [store.get(plan.baseline_recipe, _timed(lambda d: build_baseline(plan, d), "baseline"), "baseline", since)]
-    for index, stage in enumerate(plan.stages):
+    get(plan.baseline_recipe, "baseline", since, lambda directory, beat: build_baseline(plan, directory, beat))
+    for index, stage in enumerate(plan.stages[:until]):
         parent = paths[-1]
 
-        def make(directory: Path, index: int = index, parent: Path = parent) -> dict[str, Any]:
-            return run_stage(plan, index, parent, paths[0], directory)
+        def build(directory: Path, beat: Beat, index: int = index, parent: Path = parent) -> dict[str, Any]:
+            return run_stage(plan, index, parent, paths[0], directory, beat)
 
-        paths.append(store.get(plan.stage_recipe(index), _timed(make, stage.label), stage.label, newer_than))
+        get(plan.stage_recipe(index), stage.label, newer_than, build)
     return paths
-
-
-def _timed(make: Callable[[Path], dict[str, Any]], label: str) -> Callable[[Path], dict[str, Any]]:
-    def timed(directory: Path) -> dict[str, Any]:
-        started = time.monotonic()
-        facts = make(directory)
-        seconds = time.monotonic() - started
-        log.info(
-            "%-24s built in %.0f s, %d steps -> %s",
-            label,
-            seconds,
-            facts["steps"],
-            str(directory).removesuffix(".partial"),
-        )
-        return facts | {"seconds": seconds}
-
-    return timed
 
 
 def stage_rows(plan: Plan, paths: Sequence[Path], quality: Mapping[str, Any]) -> list[dict[str, Any]]:

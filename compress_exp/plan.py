@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,22 +62,33 @@ class Plan:
     seed: int
     teacher: str
 
-    @property
+    @cached_property
     def baseline_recipe(self) -> dict[str, Any]:
         """What decides the dense model."""
         recipe = {"recipe": RECIPE, "kind": "baseline", "model": self.model.identity(), "task": self.task.identity()}
         given = self.model.finetuned
         return recipe | {"train": None if given else self.train.identity(), "seed": None if given else self.seed}
 
+    @cached_property
+    def recipes(self) -> list[dict[str, Any]]:
+        """The baseline's recipe and those of the stages, in order."""
+        recipes = [self.baseline_recipe]
+        for stage in self.stages:
+            recipes.append(self._stage_recipe(stage, digest(recipes[-1])))
+        return recipes
+
     def stage_recipe(self, index: int) -> dict[str, Any]:
         """What decides the artifact of a stage, its parent by key."""
-        stage = self.stages[index]
-        parent = self.baseline_recipe if index == 0 else self.stage_recipe(index - 1)
-        teacher = self.baseline_key if self.teacher == "baseline" else Model(name="", path=self.teacher).identity()
+        return self.recipes[index + 1]
+
+    def _stage_recipe(self, stage: Stage, parent: str) -> dict[str, Any]:
+        teacher = (
+            digest(self.baseline_recipe) if self.teacher == "baseline" else Model(name="", path=self.teacher).identity()
+        )
         return {
             "recipe": RECIPE,
             "kind": "stage",
-            "parent": digest(parent),
+            "parent": parent,
             "methods": [method.identity() for method in stage.methods],
             "loss": stage.loss.identity() if stage.trains else None,
             "teacher": teacher if stage.uses_teacher else None,
@@ -84,15 +96,20 @@ class Plan:
             "seed": self.seed,
         }
 
+    @cached_property
+    def chain(self) -> list[str]:
+        """The keys of the baseline and of the stages, in order."""
+        return [digest(recipe) for recipe in self.recipes]
+
     @property
     def baseline_key(self) -> str:
         """The name of the dense model's artifact."""
-        return digest(self.baseline_recipe)
+        return self.chain[0]
 
     @property
     def artifact_key(self) -> str:
         """The name of the last stage's artifact."""
-        return digest(self.stage_recipe(len(self.stages) - 1))
+        return self.chain[-1]
 
     @property
     def label(self) -> str:
@@ -110,11 +127,6 @@ class Plan:
         content: dict[str, Any] = {"artifact": self.artifact_key, "baseline": self.baseline_key}
         content |= {"hardware": self.hardware.identity(), "evaluation": self.task.evaluation_identity()}
         return digest(content)
-
-    @property
-    def recipes(self) -> list[dict[str, Any]]:
-        """The baseline's recipe and those of the stages, in order."""
-        return [self.baseline_recipe, *(self.stage_recipe(index) for index in range(len(self.stages)))]
 
     @property
     def run_name(self) -> str:
@@ -165,6 +177,11 @@ def plan(config: DictConfig) -> Plan:
     return Plan(model, task, train, stages, hardware, tracking, facts, config.seed, config.teacher)
 
 
+def until_stage(until: str | int) -> int:
+    """The last stage to build, counted from 1; 0 for `baseline`."""
+    return 0 if until == "baseline" else int(until)
+
+
 def check_root_values(config: DictConfig) -> None:
     """Check what stands at the root and is built into nothing.
 
@@ -172,6 +189,11 @@ def check_root_values(config: DictConfig) -> None:
         FieldError: naming the key.
     """
     check_number("seed", config.seed, 0, 10**9)
+    check_number("lease_seconds", config.lease_seconds, 1, 3600)
+    if config.until is not None and config.until != "baseline":
+        if not isinstance(config.until, int):
+            raise FieldError("until", f"{config.until!r} is not allowed; null, baseline or the number of a stage is")
+        check_number("until", config.until, 1)
     for name, keys in (("measure", ("stages",)), ("score", ("accuracy", "compression", "speed"))):
         if not isinstance(config[name], DictConfig) or set(config[name]) != set(keys):
             raise FieldError(name, f"exactly these keys are needed: {', '.join(keys)}")

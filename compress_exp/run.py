@@ -15,9 +15,11 @@ import psutil
 from omegaconf import DictConfig
 
 from compress_exp.config import UserError, plain
+from compress_exp.lease import Lease, LeaseLost, leased
 from compress_exp.pipeline import produce, stage_rows
-from compress_exp.plan import Plan, disk_bytes, plan
-from compress_exp.store import Store, digest, locked, write_json
+from compress_exp.plan import Plan, disk_bytes, plan, until_stage
+from compress_exp.progress import reported
+from compress_exp.store import Store, digest, replace_directory, write_json
 
 log = logging.getLogger("compress_exp")
 SCHEMA = 1
@@ -35,7 +37,7 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     """
     planned = plan(config)
     outputs = Path(config.outputs)
-    store = Store(outputs / "artifacts")
+    store = Store(outputs / "artifacts", config.lease_seconds)
     directory = outputs / "runs" / planned.run_name
     if config.plan:
         show_plan(planned, store, directory)
@@ -43,21 +45,39 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     if (record := finished(directory, config)) is not None:
         return record
     planned.hardware.check_host(planned.facts.family.kind, planned.integer)
-    missing = sum(store.find(recipe) is None for recipe in planned.recipes)
+    missing = sum(store.find(key) is None for key in planned.chain)
     if (needed := disk_bytes(planned, missing)) > (free := free_bytes(outputs)):
         raise UserError(
             f"outputs: about {needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free; make room first"
         )
-    with locked(directory):
-        if (record := finished(directory, config)) is not None:
-            return record
-        fresh = psutil.Process().create_time()
-        paths = produce(planned, store, fresh if config.force in ("run", "all") else 0.0, config.force == "all")
+    while True:
+        try:
+            with leased(directory, config.lease_seconds, planned.label) as lease:
+                return _work(planned, config, store, directory, lease)
+        except LeaseLost:
+            log.warning("%s: another process took over this run; looking at what it did", planned.label)
+
+
+def _work(planned: Plan, config: DictConfig, store: Store, directory: Path, lease: Lease) -> dict[str, Any] | None:
+    """Build, measure and record, with the run's directory to oneself."""
+    if (record := finished(directory, config)) is not None:
+        return record
+    fresh = config.since or psutil.Process().create_time()
+    with reported(directory, planned.run_id) as progress:
+        until = len(planned.stages) if config.until is None else until_stage(config.until)
+        newer_than = fresh if config.force in ("run", "all") else 0.0
+        paths = produce(planned, store, progress, until, newer_than, config.force == "all")
+        if config.until is not None:
+            return None
+        progress.stage("measuring")
         started = time.monotonic()
-        measured = measure_run(planned, config, paths, outputs, directory, fresh if config.force else 0.0)
+        deploy = directory / f"deploy.partial-{lease.token[:12]}"
+        measured = measure_run(planned, config, paths, deploy, fresh if config.force else 0.0)
         cost = {"measuring_seconds": time.monotonic() - started}
         record = assemble(planned, config, paths, measured, cost)
-        directory.mkdir(parents=True, exist_ok=True)
+        lease.check()
+        if deploy.exists():
+            replace_directory(deploy, directory / "deploy")
         write_json(directory / "record.json", record)
     log.info("%-24s measured in %.0f s -> %s", planned.label, cost["measuring_seconds"], directory / "record.json")
     planned.tracking.log(record, curves(paths), plain(config), directory)
@@ -65,7 +85,7 @@ def run(config: DictConfig) -> dict[str, Any] | None:
 
 
 def measure_run(
-    planned: Plan, config: DictConfig, paths: list[Path], outputs: Path, directory: Path, newer_than: float
+    planned: Plan, config: DictConfig, paths: list[Path], deploy: Path, newer_than: float
 ) -> dict[str, Any]:
     """Measure the last artifact beside the baseline, in fresh processes; evaluations older than a time are redone."""
     from compress_exp.measure.measure import measure
@@ -76,8 +96,9 @@ def measure_run(
         task_config=plain(config.task),
         hardware_config=plain(config.hardware),
         keys={"artifact": planned.artifact_key, "baseline": planned.baseline_key},
-        evaluations=outputs / "evaluations",
-        deploy=directory / "deploy",
+        evaluations=Path(config.outputs) / "evaluations",
+        deploy=deploy,
+        lease_seconds=config.lease_seconds,
         stages={path.name: path for path in paths[1:-1]} if config.measure.stages == "all" else {},
         newer_than=newer_than,
     )
@@ -186,10 +207,10 @@ def command() -> str:
 def show_plan(planned: Plan, store: Store, directory: Path) -> None:
     """Say what would be built, what is there, and the disk it takes."""
     missing = 0
-    for label, recipe in zip(["baseline", *(stage.label for stage in planned.stages)], planned.recipes, strict=True):
-        there = store.find(recipe)
+    for label, key in zip(["baseline", *(stage.label for stage in planned.stages)], planned.chain, strict=True):
+        there = store.find(key)
         missing += there is None
-        log.info("%-24s %s %s", label, "is there:   " if there else "to be built:", store.path(recipe))
+        log.info("%-24s %s %s", label, "is there:   " if there else "to be built:", store.root / key)
     done = read_record(directory) is not None
     log.info("%-24s %s %s", "record", "is there:   " if done else "to be made: ", directory / "record.json")
     log.info(

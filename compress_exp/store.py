@@ -1,4 +1,9 @@
-"""Content-addressed artifacts: built once, published by rename, never trusted blindly."""
+"""Content-addressed artifacts: built once, published by rename, never trusted blindly.
+
+Every builder fills a directory of its own, `<key>.partial-<token>`. Whoever takes over a dead or frozen builder's lease
+takes its `state` (checkpoints, which are whole because they are renamed into place) into a directory of its own, so
+that a builder that wakes up later writes into nothing that anyone reads.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +11,21 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from compress_exp.lease import SECONDS, LeaseLost, job_id, leased
 
 log = logging.getLogger("compress_exp")
+
+STATE = "state"
+Build = Callable[[Path, Callable[[], None]], dict[str, Any]]
 
 
 def digest(content: Any) -> str:
@@ -35,14 +44,6 @@ def write_json(path: Path, content: Any) -> None:
     os.replace(temporary, path)
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock that belongs to a path; others wait."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        yield
-
-
 def replace_directory(new: Path, name: Path) -> None:
     """Rename a finished directory into place; one already there is set aside first and deleted last."""
     aside = _aside(name)
@@ -51,15 +52,6 @@ def replace_directory(new: Path, name: Path) -> None:
         name.rename(aside)
     new.rename(name)
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def _finish_renaming(partial: Path, path: Path) -> None:
-    """Do what a kill between the last file and the last rename left undone."""
-    if (partial / "build.json").exists() and damage(partial) is None:
-        replace_directory(partial, path)
-    (partial / "build.json").unlink(missing_ok=True)
-    if not path.exists() and _aside(path).exists():
-        _aside(path).rename(path)
 
 
 def _aside(name: Path) -> Path:
@@ -72,50 +64,108 @@ class Store:
 
     Attributes:
         root: the directory of all artifacts.
+        lease_seconds: after which a silent builder is superseded.
     """
 
     root: Path
+    lease_seconds: float = SECONDS
 
     def path(self, recipe: dict[str, Any]) -> Path:
         """Where the artifact of a recipe is, or will be."""
         return self.root / digest(recipe)
 
-    def find(self, recipe: dict[str, Any]) -> Path | None:
-        """The finished, whole artifact of a recipe, or None."""
-        path = self.path(recipe)
+    def find(self, key: str) -> Path | None:
+        """The finished, whole artifact of a key (the digest of its recipe), or None."""
+        path = self.root / key
         return next((place for place in (path, _aside(path)) if place.exists() and damage(place) is None), None)
 
-    def get(
-        self, recipe: dict[str, Any], build: Callable[[Path], dict[str, Any]], label: str, newer_than: float = 0.0
-    ) -> Path:
-        """The artifact of a recipe, built by `build(directory)` if it is not there.
+    def get(self, recipe: dict[str, Any], build: Build, label: str, newer_than: float = 0.0) -> Path:
+        """The artifact of a recipe, built if it is not there.
 
         Args:
             recipe: all that decides the artifact, JSON-able; its hash is the name.
-            build: fills an empty or half-filled directory (a killed build's, with its checkpoint) and returns facts
-                about the build for build.json.
+            build: `build(directory, check)` fills a directory and returns facts for build.json; what it needs to go on
+                after a kill it keeps in `directory / STATE`, each file renamed into place. `check()` raises `LeaseLost`
+                once another process took over, which ends the build.
             label: what the log calls it.
             newer_than: build a finished one again that was finished before this time (`force=all`).
         """
         path = self.path(recipe)
-        partial = path.with_name(f"{path.name}.partial")
-        with locked(path):
-            _finish_renaming(partial, path)
-            if path.exists():
-                broken = damage(path)
-                if broken is None and (path / "build.json").stat().st_mtime >= newer_than:
-                    _say_release(path, label)
+        while True:
+            with leased(path, self.lease_seconds, label) as lease:
+                self._finish_renaming(path)
+                if self._usable(path, label, newer_than):
                     return path
-                if broken is not None:
-                    log.warning("%s: %s in %s; building it again", label, broken, path)
-            partial.mkdir(parents=True, exist_ok=True)
-            facts = build(partial)
-            write_json(partial / "recipe.json", recipe)
-            files = sorted(file for file in partial.rglob("*") if file.is_file() and file.name != "build.json")
-            facts |= {"files": {str(file.relative_to(partial)): file.stat().st_size for file in files}}
-            write_json(partial / "build.json", facts | {"compress_exp": version("compress_exp")})
-            replace_directory(partial, path)
-        return path
+                partial = _take_over(path, lease.token)
+                try:
+                    facts = build(partial, lease.check)
+                    shutil.rmtree(partial / STATE, ignore_errors=True)
+                    _seal(partial, recipe, facts)
+                    lease.check()
+                    replace_directory(partial, path)
+                    self._note(path, label, facts)
+                    return path
+                except (LeaseLost, OSError):
+                    if not lease.lost:
+                        raise
+                    shutil.rmtree(partial, ignore_errors=True)
+                    log.warning("%s: another process took over; its own copy is discarded", label)
+
+    def _usable(self, path: Path, label: str, newer_than: float) -> bool:
+        if not path.exists():
+            return False
+        if (broken := damage(path)) is not None:
+            log.warning("%s: %s in %s; building it again", label, broken, path)
+            return False
+        if (path / "build.json").stat().st_mtime < newer_than:
+            return False
+        _say_release(path, label)
+        return True
+
+    def _finish_renaming(self, path: Path) -> None:
+        """Do what a kill between the last file and the last rename left undone."""
+        for partial in partials(path):
+            if (partial / "build.json").exists() and damage(partial) is None:
+                replace_directory(partial, path)
+                self._note(path, "finished by its successor", {})
+        if not path.exists() and _aside(path).exists():
+            _aside(path).rename(path)
+
+    def _note(self, path: Path, label: str, facts: dict[str, Any]) -> None:
+        """One line for each publication: what was built, by whom."""
+        line = {"key": path.name, "label": label, "host": platform.node(), "pid": os.getpid(), "job": job_id()}
+        line |= {"seconds": facts.get("seconds"), "time": datetime.now(UTC).isoformat(timespec="seconds")}
+        with (self.root / "builds.jsonl").open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+
+def partials(path: Path) -> list[Path]:
+    """The half-built directories of an artifact, the latest first."""
+    found = path.parent.glob(f"{path.name}.partial-*")
+    return sorted(found, key=lambda place: place.stat().st_mtime, reverse=True)
+
+
+def _take_over(path: Path, token: str) -> Path:
+    """A directory of one's own, with the state that the last builder left."""
+    left = partials(path)
+    own = path.with_name(f"{path.name}.partial-{token[:12]}")
+    own.mkdir(parents=True)
+    for other in left:
+        if (other / STATE).is_dir() and not (own / STATE).exists():
+            (other / STATE).rename(own / STATE)
+        shutil.rmtree(other, ignore_errors=True)
+    (own / STATE).mkdir(exist_ok=True)
+    for unfinished in (own / STATE).rglob("*.tmp"):
+        unfinished.unlink()
+    return own
+
+
+def _seal(partial: Path, recipe: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Write recipe.json, and build.json last: with it the directory is complete."""
+    write_json(partial / "recipe.json", recipe)
+    files = sorted(file for file in partial.rglob("*") if file.is_file())
+    sizes = {str(file.relative_to(partial)): file.stat().st_size for file in files}
+    write_json(partial / "build.json", facts | {"files": sizes, "compress_exp": version("compress_exp")})
 
 
 def damage(path: Path) -> str | None:

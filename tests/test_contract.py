@@ -111,7 +111,7 @@ def test_pruned_weights_stay_pruned_in_every_later_stage(variant, family, place,
     if plan is None:
         plan = planned(family, data, "method=prune", f"+method@method.prune2={variant}", "method.prune2.sparsity=0.7")
     base = dense(plan)
-    pruned = store.get(plan.stage_recipe(0), lambda d: run_stage(plan, 0, base, base, d), "prune")
+    pruned = store.get(plan.stage_recipe(0), lambda d, check: run_stage(plan, 0, base, base, d), "prune")
     directory = place / "after" / f"{variant.replace('/', '.')}-{family}"
     directory.mkdir(parents=True)
     model = apply_stage(plan, 1, pruned, base, directory).model

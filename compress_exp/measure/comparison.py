@@ -53,7 +53,7 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
     """Evaluate, count and time.
 
     Args:
-        job: artifact, baseline, task, hardware, keys, evaluations, deploy, stages, newer_than, progress: see `measure`.
+        job: artifact, baseline, task, hardware, keys, evaluations, deploy, stages, newer_than, lease_seconds, progress: see `measure`.
     """
     task, hardware = build(job["task"], "task"), build(job["hardware"], "hardware")
     import torch
@@ -65,7 +65,7 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
 
     own_path, dense_path = Path(job["artifact"]), Path(job["baseline"])
     kind = family_of(json.loads((own_path / "config.json").read_text())["model_type"]).kind
-    runtime, store = hardware.runtime[kind], Store(Path(job["evaluations"]))
+    runtime, store = hardware.runtime[kind], Store(Path(job["evaluations"]), job["lease_seconds"])
     own = _subject(own_path, hardware, runtime, Path(job["deploy"]), None)
     dense = _subject(dense_path, hardware, runtime, store, job["keys"]["baseline"])
     hardware.check_host(kind, _has_int8(own))
@@ -141,7 +141,7 @@ def _subject(path: Path, hardware: Hardware, runtime: str, place: Path | Store, 
         return Subject(path, predictor, predictor, tokenizer)
     if isinstance(place, Store):
         recipe = {"kind": "openvino", "artifact": key, **hardware.evaluation_identity("encoder")}
-        directory = place.get(recipe, lambda partial: _export(model, partial), "OpenVINO export", built_at(path))
+        directory = place.get(recipe, lambda partial, check: _export(model, partial), "OpenVINO export", built_at(path))
     else:
         directory = place
         export_model(model, directory)

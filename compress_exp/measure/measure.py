@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from compress_exp.config import UserError
+from compress_exp.lease import SECONDS
 
 log = logging.getLogger("compress_exp")
 
@@ -38,6 +39,7 @@ def measure(
     deploy: Path,
     stages: Mapping[str, Path] | None = None,
     newer_than: float = 0.0,
+    lease_seconds: float = SECONDS,
 ) -> dict[str, Any]:
     """Everything that a record says about an artifact on a hardware profile.
 
@@ -51,6 +53,7 @@ def measure(
         deploy: the directory that the artifact's deployed files are written to.
         stages: artifacts of earlier stages that are evaluated as well, by key.
         newer_than: evaluate the artifact again if its evaluation was finished before this time (`force`).
+        lease_seconds: after which a silent builder of an evaluation is superseded.
 
     Returns:
         The blocks quality, size, latency, memory, energy, runtime and flags, and the metrics of `stages` by key.
@@ -71,6 +74,7 @@ def measure(
         "deploy": str(deploy.resolve()),
         "stages": {key: str(path.resolve()) for key, path in (stages or {}).items()},
         "newer_than": newer_than,
+        "lease_seconds": lease_seconds,
         "progress": sys.stderr.isatty(),
     }
     with host_lock():

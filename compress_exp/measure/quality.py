@@ -45,7 +45,7 @@ def evaluate(
         newer_than: make it again if it was finished before this time.
     """
 
-    def build(directory: Path) -> dict[str, Any]:
+    def build(directory: Path, check: Callable[[], None]) -> dict[str, Any]:
         predictions = task.evaluate(predictor(), tokenizer, progress)
         predictions.save(directory)
         numbers = {"metrics": task.metrics(predictions), "interval": list(task.interval(predictions))}

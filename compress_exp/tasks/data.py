@@ -165,7 +165,7 @@ class EmbeddedSource:
 
     def digest(self, split: str) -> str:
         """A hash of the rows."""
-        return rows_digest(generate(self.generator, split))
+        return _embedded_digest(self.generator, split)
 
 
 def _stamp(file: Path) -> tuple[int, int]:
@@ -206,6 +206,11 @@ def _first_line(error: Exception) -> str:
 def _hub_digest(path: str, config: str | None, split: str) -> str:
     batches = _hub_data(path, config, split).with_format("arrow").iter(batch_size=1000)
     return rows_digest(row for batch in batches for row in batch.to_pylist())
+
+
+@lru_cache(maxsize=16)
+def _embedded_digest(generator: str, split: str) -> str:
+    return rows_digest(generate(generator, split))
 
 
 def rows_digest(rows: Iterable[Row]) -> str:

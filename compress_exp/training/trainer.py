@@ -17,6 +17,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from tqdm import tqdm
 
 from compress_exp.config import TrainConfig
+from compress_exp.progress import Beat
 from compress_exp.training.data import Batches
 from compress_exp.training.module import CompressionModule
 
@@ -41,6 +42,20 @@ class Checkpoint(Callback):
             trainer.save_checkpoint(temporary)
             os.replace(temporary, self.path)
             self.last = time.monotonic()
+
+
+class Heart(Callback):
+    """Tells the beat after every optimiser step."""
+
+    def __init__(self, beat: Beat) -> None:
+        self.beat = beat
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """One step further."""
+        assert isinstance(pl_module, CompressionModule)
+        self.beat(trainer.global_step, pl_module.total_steps)
 
 
 class Bar(Callback):
@@ -68,7 +83,7 @@ class Bar(Callback):
         self.bar.close()
 
 
-def fit(module: CompressionModule, batches: Batches, train: TrainConfig, directory: Path, label: str) -> float:
+def fit(module: CompressionModule, batches: Batches, train: TrainConfig, directory: Path, label: str, beat: Beat) -> float:
     """Train to the end, from the checkpoint in `directory` if a killed run left one there.
 
     Args:
@@ -77,6 +92,7 @@ def fit(module: CompressionModule, batches: Batches, train: TrainConfig, directo
         train: precision, clipping, threads, checkpoint intervals.
         directory: holds the checkpoint while it trains.
         label: for the progress bar.
+        beat: called with (step, steps) after every step, before a checkpoint is written.
 
     Returns:
         Seconds spent here.
@@ -90,6 +106,7 @@ def fit(module: CompressionModule, batches: Batches, train: TrainConfig, directo
     started = time.monotonic()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     callbacks = [
+        Heart(beat),
         Checkpoint(checkpoint, train.checkpoint_steps, train.checkpoint_minutes),
         Bar(label, module.total_steps, batches.start),
     ]
