@@ -12,16 +12,8 @@ import pytest
 
 from compress_exp.config import UserError, build
 from compress_exp.run import curves
-from compress_exp.tracking import (
-    CsvTracking,
-    NoTracking,
-    Tracking,
-    WandbTracking,
-    clean,
-    flatten,
-    has_key,
-    summary,
-)
+from compress_exp.tracking import CsvTracking, NoTracking, Tracking, clean
+from compress_exp.wandb_tracking import WandbTracking, flatten, has_key, summary
 
 ROW = {"batch_size": 1, "length": 128, "p50_ms": 1.25, "speedup": 2.0, "speedup_interval": [1.9, 2.1]}
 RECORD: dict[str, Any] = {
@@ -55,10 +47,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-def log(tracking: Tracking, outputs: Path, **config: Any) -> Path:
+def log(tracking: Tracking, outputs: Path, quality: float = 0.93, **config: Any) -> Path:
     directory = outputs / "runs" / "x"
-    directory.mkdir(parents=True)
-    tracking.log(RECORD, CURVES, {"outputs": str(outputs), **config}, directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    record = RECORD | {"quality": RECORD["quality"] | {"primary": {"name": "accuracy", "value": quality}}}
+    (directory / "record.json").write_text(json.dumps(record))
+    tracking.log(record, CURVES, config, directory)
     return directory
 
 
@@ -119,9 +113,10 @@ def test_a_server_that_does_not_answer_keeps_the_run_offline(
 
 
 def test_a_failure_is_one_warning(tmp_path: Path, home: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "out").write_text("a file where the directory should be")
-    WandbTracking(mode="offline").log({"run": {}}, [], {"outputs": str(tmp_path / "out")}, tmp_path)
+    (tmp_path / "wandb").write_text("a file where the directory should be")
+    directory = log(WandbTracking(mode="offline"), tmp_path)
     CsvTracking().log(RECORD, CURVES, {}, tmp_path / "nowhere")
+    assert not WandbTracking(mode="offline").done(directory)
     assert len(caplog.records) == 2
     assert all(record.getMessage().startswith("tracking: ") for record in caplog.records)
 
@@ -131,12 +126,39 @@ def test_csv_writes_every_column_and_replaces(tmp_path: Path) -> None:
         CsvTracking().log(RECORD, [{"step": 0, "a": 1.5}, {"step": 1, "b": 2.5}], {}, tmp_path)
     with (tmp_path / "history.csv").open(newline="") as stream:
         assert list(csv.DictReader(stream)) == [{"step": "0", "a": "1.5", "b": ""}, {"step": "1", "a": "", "b": "2.5"}]
-    assert [path.name for path in tmp_path.iterdir()] == ["history.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["history.csv", "tracked.json"]
 
 
 def test_disabled_writes_nothing(tmp_path: Path) -> None:
     directory = log(NoTracking(), tmp_path)
-    assert not list(directory.iterdir())
+    assert [path.name for path in directory.iterdir()] == ["record.json"]
+    assert NoTracking().done(directory)
+
+
+def test_a_run_is_done_for_the_tracker_that_showed_its_present_record(tmp_path: Path, home: Path) -> None:
+    directory = log(CsvTracking(), tmp_path)
+    assert CsvTracking().done(directory)
+    offline = WandbTracking(mode="offline")
+    assert not offline.done(directory)
+    log(offline, tmp_path)
+    assert offline.done(directory)
+    assert WandbTracking().done(directory)
+    assert CsvTracking().done(directory)
+    assert not WandbTracking(project="another").done(directory)
+    (directory / "record.json").write_text(json.dumps(RECORD | {"score": {"WS": 3}}))
+    assert not offline.done(directory)
+    (directory / "tracked.json").write_text("{")
+    assert not CsvTracking().done(directory)
+
+
+def test_wandb_switched_off_in_the_environment_has_nothing_to_do(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    directory = log(WandbTracking(), tmp_path)
+    assert WandbTracking().done(directory)
+    assert not WandbTracking(mode="offline").done(directory)
+    assert not (tmp_path / "wandb").exists()
 
 
 def test_paths_are_flat_and_the_headline_stands_first() -> None:
@@ -180,4 +202,4 @@ def test_an_account_is_found_in_the_environment_or_in_netrc(home: Path, monkeypa
 
 def test_a_bad_mode_is_one_sentence() -> None:
     with pytest.raises(UserError, match=r"tracking.mode: 'offlin' is not allowed; did you mean"):
-        build({"_target_": "compress_exp.tracking.WandbTracking", "mode": "offlin"}, "tracking")
+        build({"_target_": "compress_exp.wandb_tracking.WandbTracking", "mode": "offlin"}, "tracking")

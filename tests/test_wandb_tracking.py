@@ -1,0 +1,157 @@
+"""One run, one history: shown again, killed in between, kept offline, synced and sent, in every order."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress_exp.wandb_tracking import WandbTracking
+from tests.wandb_server import Wandb, serve
+
+ID = "abc123"
+RUN = {"id": ID, "name": f"tiny-{ID}", "model": "tiny", "task": "reviews", "method": ["prune"]}
+CURVES = [{"step": 5 * step, "train/loss": 1 / (step + 1)} for step in range(40)]
+OFFLINE = WandbTracking(mode="offline", timeout=5)
+ONLINE = WandbTracking(mode="online", timeout=5)
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+from wandb.sdk.wandb_run import Run
+from compress_exp.wandb_tracking import WandbTracking
+
+written, calls = Run.log, []
+def log(self, data, step=None):
+    written(self, data, step=step)
+    calls.append(step)
+    if len(calls) == 20:
+        os.kill(os.getpid(), signal.SIGKILL)
+Run.log = log
+directory = Path(sys.argv[1])
+given = json.loads((directory / "record.json").read_text())
+WandbTracking(mode="offline").log(given, json.loads(sys.argv[2]), {}, directory)
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wandb]:
+    """A server, an account on it, and a home directory of its own."""
+    import wandb
+
+    with serve() as state:
+        (tmp_path / "home").mkdir()
+        for name, value in {"HOME": str(tmp_path / "home"), "WANDB_BASE_URL": state.address}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+        monkeypatch.delenv("WANDB_MODE", raising=False)
+        wandb.teardown()  # it reads the environment once
+        yield state
+        wandb.teardown()
+        assert set(state.unknown) <= {"ArtifactType"}  # which may be unknown
+
+
+def measured(outputs: Path, quality: float) -> tuple[dict[str, Any], Path]:
+    directory = outputs / "runs" / "x"
+    directory.mkdir(parents=True, exist_ok=True)
+    rows = [{"batch_size": 1, "p50_ms": quality}]
+    record = {"run": RUN | {"hardware": "cpu", "seed": 0}, "quality": {"primary": {"value": quality}}}
+    record |= {"latency": {**rows[0], "rows": rows}}
+    (directory / "record.json").write_text(json.dumps(record))
+    return record, directory
+
+
+def log(tracking: WandbTracking, outputs: Path, quality: float) -> Path:
+    record, directory = measured(outputs, quality)
+    tracking.log(record, CURVES, {"quality": quality}, directory)
+    return directory
+
+
+def killed(outputs: Path) -> Path:
+    """Show a run offline in a process that is killed after half of its history."""
+    _, directory = measured(outputs, 0.1)
+    command = [sys.executable, "-c", KILLED, str(directory), json.dumps(CURVES)]
+    assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+    return directory
+
+
+def sessions(outputs: Path) -> list[Path]:
+    return sorted((outputs / "wandb").glob("offline-run-*"))
+
+
+def sync(outputs: Path) -> None:
+    command = [sys.executable, "-m", "wandb", "sync", *map(str, sessions(outputs))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=outputs)
+    assert done.returncode == 0 and "ERROR" not in done.stderr, done.stderr
+
+
+def check_history(server: Wandb, quality: float) -> None:
+    """One run with every row of the curves once, in order, and the last record's numbers."""
+    assert list(server.runs) == [ID]
+    run = server.runs[ID]
+    steps = [row["_step"] for row in run.rows]
+    assert steps == sorted(set(steps))
+    assert [(row["_step"], row["train/loss"]) for row in run.rows if "train/loss" in row] == [
+        (row["step"], pytest.approx(row["train/loss"])) for row in CURVES
+    ]
+    assert run.summary["quality/primary"] == quality
+    assert run.config["cfg"]["value"]["quality"] == quality
+
+
+def test_killed_offline_and_shown_again_is_one_session(server: Wandb, tmp_path: Path) -> None:
+    directory = killed(tmp_path)
+    assert not sessions(tmp_path) and not OFFLINE.done(directory)
+    log(OFFLINE, tmp_path, 0.2)
+    assert OFFLINE.done(directory) and len(sessions(tmp_path)) == 1
+    assert not list((tmp_path / "wandb").glob(".partial-*"))
+    sync(tmp_path)
+    check_history(server, 0.2)
+
+
+def test_measured_again_offline_replaces_the_session_until_it_is_synced(server: Wandb, tmp_path: Path) -> None:
+    log(OFFLINE, tmp_path, 0.1)
+    (first,) = sessions(tmp_path)
+    log(OFFLINE, tmp_path, 0.2)
+    (second,) = sessions(tmp_path)
+    assert not first.exists() or first == second
+    sync(tmp_path)
+    check_history(server, 0.2)
+    log(OFFLINE, tmp_path, 0.3)
+    assert len(sessions(tmp_path)) == 2
+    log(OFFLINE, tmp_path, 0.4)
+    assert len(sessions(tmp_path)) == 2
+    sync(tmp_path)
+    check_history(server, 0.4)
+
+
+def test_what_was_kept_offline_is_sent_when_the_server_is_there(server: Wandb, tmp_path: Path) -> None:
+    log(OFFLINE, tmp_path, 0.1)
+    directory = log(ONLINE, tmp_path, 0.2)
+    assert ONLINE.done(directory) and not sessions(tmp_path)
+    check_history(server, 0.2)
+    log(OFFLINE, tmp_path, 0.3)
+    sync(tmp_path)
+    check_history(server, 0.3)
+    log(ONLINE, tmp_path, 0.4)
+    check_history(server, 0.4)
+
+
+def test_broken_off_online_goes_on_where_the_server_stands(
+    server: Wandb, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    record, directory = measured(tmp_path, 0.1)
+    ONLINE.log(record, [*CURVES[:20], {"step": float("inf")}], {}, directory)
+    assert len(server.runs[ID].history) == 20
+    log(OFFLINE, tmp_path, 0.2)
+    assert not OFFLINE.done(directory) and not sessions(tmp_path)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 2 and "the server has a part of this history" in warnings[1]
+    log(ONLINE, tmp_path, 0.3)
+    assert ONLINE.done(directory)
+    check_history(server, 0.3)
