@@ -22,6 +22,7 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobStatus, run_job
 from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import HydraContext, RunMode
@@ -30,6 +31,7 @@ from omegaconf import DictConfig
 from compress_exp.config import CONF, UserError
 from compress_exp.errors import CONFIG_NAME, SweepFailed, check_root, explain, make_outputs, refusal
 from compress_exp.help import help_text
+from compress_exp.manifest import Identity
 from compress_exp.overrides import parse, values
 
 log = logging.getLogger("compress_exp")
@@ -39,16 +41,16 @@ log = logging.getLogger("compress_exp")
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def check(config: DictConfig) -> None:
-    """All that can be checked of one experiment on any host.
+def identify(config: DictConfig) -> Identity:
+    """What a configuration asks for, after all that can be checked of it on any host.
 
     Raises:
         UserError: one sentence.
     """
-    from compress_exp.plan import plan
+    from compress_exp.plan import identity, plan
 
     check_root(config)
-    plan(config)
+    return identity(plan(config), config)
 
 
 def task(config: DictConfig) -> dict[str, Any] | None:
@@ -66,7 +68,7 @@ def task(config: DictConfig) -> dict[str, Any] | None:
 
 
 class Loader(ConfigLoaderImpl):
-    """Composes a sweep's own configuration as that of its first job."""
+    """Composes a sweep's own configuration as that of its first job, without what not every job may have."""
 
     def load_configuration(
         self,
@@ -76,7 +78,7 @@ class Loader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        """What Hydra composes; for a sweep with every swept value replaced by its first."""
+        """What Hydra composes; for a sweep with the first of each swept group's choices and nothing below the group."""
         try:
             return self._load(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
         except ValueError as error:  # such as train=null
@@ -89,10 +91,16 @@ class Loader(ConfigLoaderImpl):
             return super().load_configuration(config_name, overrides, run_mode, from_shell, validate)
         parsed = parse(overrides, self)
         swept = {item.input_line for item in parsed if item.is_discrete_sweep() and not item.is_hydra_override()}
-        first = [values(item, self)[0] if item.input_line in swept else str(item.input_line) for item in parsed]
+        above = [item for item in parsed if not _below(item, [other for other in parsed if other.is_sweep_override()])]
+        first = [values(item, self)[0] if item.input_line in swept else str(item.input_line) for item in above]
         config = super().load_configuration(config_name, first, run_mode, from_shell, validate)
         config.hydra.overrides.task = [item.input_line for item in parsed if not item.is_hydra_override()]
         return config
+
+
+def _below(item: Override, swept: Sequence[Override]) -> bool:
+    """Whether an override is about what a swept group holds, as method.prune.sparsity is with method=prune,quant."""
+    return any((item.package or item.key_or_group).startswith(f"{other.key_or_group}.") for other in swept)
 
 
 class _Parser(argparse.ArgumentParser):

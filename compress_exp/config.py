@@ -222,6 +222,7 @@ class Root:
     lease_seconds: float = 60.0
     measure: Any = None
     score: Any = None
+    objectives: Any = None
 
 
 ConfigStore.instance().store(name="schema", node=Root)

@@ -14,6 +14,7 @@ from compress_exp.losses.base import Loss
 from compress_exp.methods.base import Facts, Method
 from compress_exp.models.families.base import Family, layer_counts
 from compress_exp.models.loading import Model, check_weights, read_config
+from compress_exp.search.objectives import parse as parse_objectives
 from compress_exp.store import digest
 
 if TYPE_CHECKING:
@@ -200,6 +201,7 @@ def check_root_values(config: DictConfig) -> None:
     check_choice("measure.stages", config.measure.stages, ("bytes", "all"))
     for name, weight in config.score.items():
         check_number(f"score.{name}", weight)
+    parse_objectives(config.objectives)
     if config.force is not None:
         check_choice("force", config.force, ("measure", "run", "all"))
 

@@ -1,0 +1,207 @@
+"""The search space that overrides describe, and the overrides that a trial draws from it.
+
+Choices of configuration groups are drawn first; a value is drawn and set only where the chosen configuration has its
+key, so `method.prune.sparsity` is left alone where `method=quant` was drawn. Keys that are added (`+`) always count.
+Nothing here imports torch or optuna.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Protocol
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from omegaconf import DictConfig
+
+from compress_exp.config import UserError
+from compress_exp.overrides import options, parse, values
+
+DIGITS = 4
+
+
+class Trial(Protocol):
+    """What draws values: Optuna's trial."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[str]) -> str:
+        """One of the choices."""
+        ...
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float:
+        """A number from low to high."""
+        ...
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int:
+        """A whole number from low to high."""
+        ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several values; sorted, so that the order of writing does not matter."""
+
+    name: str
+    values: tuple[str, ...]
+
+    def draw(self, trial: Trial) -> str:
+        """The value that the trial chooses."""
+        return trial.suggest_categorical(self.name, self.values)
+
+    def first(self) -> str:
+        """A value, for checks."""
+        return self.values[0]
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number in an interval or on a grid, both ends included."""
+
+    name: str
+    low: float
+    high: float
+    step: float | None
+    log: bool
+
+    def draw(self, trial: Trial) -> str:
+        """The number that the trial chooses, as short as the interval allows."""
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            step = 1 if self.step is None else int(self.step)
+            return str(trial.suggest_int(self.name, self.low, self.high, step=step, log=self.log))
+        value = trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
+        return str(self._on_grid(value) if self.step else self._rounded(value))
+
+    def first(self) -> str:
+        """A value, for checks."""
+        return str(self.low)
+
+    def _on_grid(self, value: float) -> float:
+        count = round((value - self.low) / (self.step or 1))
+        return float(_decimal(self.low) + count * _decimal(self.step or 1))
+
+    def _rounded(self, value: float) -> float:
+        scale = value if self.log else self.high - self.low
+        digits = DIGITS - math.floor(math.log10(abs(scale) or 1))
+        return min(max(round(value, digits), self.low), self.high)
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is fixed and what is drawn.
+
+    Attributes:
+        fixed: overrides with one value, by key.
+        drawn: parameters, by key.
+        groups: the keys that choose from a configuration group, and those that add.
+        compose: gives the configuration of overrides.
+    """
+
+    fixed: dict[str, str]
+    drawn: dict[str, Choice | Number]
+    groups: frozenset[str]
+    compose: Callable[[Sequence[str]], DictConfig]
+
+    def overrides(self, trial: Trial) -> list[str]:
+        """The overrides of a trial."""
+        chosen = {key: self._draw(key, trial) for key in self._keys(group=True)}
+        config = self.compose(list(chosen.values()))
+        rest = [key for key in self._keys(group=False) if has(config, key.lstrip("~"))]
+        return [*chosen.values(), *(self._draw(key, trial) for key in rest)]
+
+    def examples(self) -> list[list[str]]:
+        """Overrides in which every choice of a group occurs once, the other groups at their first.
+
+        Raises:
+            UserError: a key that no choice has.
+        """
+        first = {key: self.fixed.get(key) or f"{key}={self.drawn[key].first()}" for key in [*self.fixed, *self.drawn]}
+        groups = {key: first[key] for key in self._keys(group=True)}
+        found = []
+        missing = self._keys(group=False)
+        for variation in self._variations(groups):
+            config = self.compose(list(variation.values()))
+            known = [key for key in self._keys(group=False) if has(config, key.lstrip("~"))]
+            missing = [key for key in missing if key not in known]
+            found.append([*variation.values(), *(first[key] for key in known)])
+        if missing:
+            self.compose([*groups.values(), first[missing[0]]])
+            raise UserError(f"{missing[0]}: there is no such key with any of the choices")
+        return found
+
+    def identity(self) -> dict[str, object]:
+        """What decides which trials there can be; the order of the arguments does not matter."""
+        drawn = {key: repr(parameter) for key, parameter in self.drawn.items()}
+        return {"fixed": sorted(self.fixed.values()), "drawn": dict(sorted(drawn.items()))}
+
+    def _keys(self, group: bool) -> list[str]:
+        return [key for key in [*self.fixed, *self.drawn] if (key in self.groups) is group]
+
+    def _draw(self, key: str, trial: Trial) -> str:
+        return self.fixed[key] if key in self.fixed else f"{key}={self.drawn[key].draw(trial)}"
+
+    def _variations(self, groups: dict[str, str]) -> Iterator[dict[str, str]]:
+        yield groups
+        for key in groups:
+            parameter = self.drawn.get(key)
+            for value in parameter.values[1:] if isinstance(parameter, Choice) else ():
+                yield groups | {key: f"{key}={value}"}
+
+
+def read(arguments: Sequence[str], loader: ConfigLoader, compose: Callable[[Sequence[str]], DictConfig]) -> Space:
+    """The space of the arguments; of two with one key the later counts.
+
+    Raises:
+        UserError: a parameter that cannot be searched.
+    """
+    parsed = {override.get_key_element(): override for override in parse(arguments, loader)}
+    drawn = {key: _parameter(key, item, loader) for key, item in parsed.items() if item.is_sweep_override()}
+    fixed = {key: str(item.input_line) for key, item in parsed.items() if key not in drawn}
+    groups = {key for key, item in parsed.items() if key.startswith("+") or options(item.key_or_group, loader)}
+    return Space(fixed, drawn, frozenset(groups), compose)
+
+
+def has(config: DictConfig, key: str) -> bool:
+    """Whether a configuration has a dotted key, whatever its value."""
+    node: object = config
+    for part in key.split("."):
+        if not isinstance(node, DictConfig) or part not in node.keys():  # noqa: SIM118 (`in` leaves out missing values)
+            return False
+        node = None if node._is_none() else node._get_node(part)
+    return True
+
+
+def _parameter(key: str, override: Override, loader: ConfigLoader) -> Choice | Number:
+    sweep = override.value()
+    tags = sweep.tags if isinstance(sweep, IntervalSweep | RangeSweep) else set()
+    if tags - {"log"} or (tags and not isinstance(sweep, IntervalSweep)):
+        raise UserError(f"{override.input_line}: the only tag is log, of an interval: tag(log, interval(1e-5, 1e-3))")
+    if isinstance(sweep, IntervalSweep):
+        return _interval(key, str(override.input_line), sweep)
+    if isinstance(sweep, RangeSweep):
+        return _range(key, str(override.input_line), sweep)
+    return Choice(key, tuple(sorted({value.removeprefix(f"{key}=") for value in values(override, loader)})))
+
+
+def _interval(key: str, line: str, sweep: IntervalSweep) -> Number:
+    low, high, log = sweep.start, sweep.end, "log" in sweep.tags
+    if low is None or high is None or not low <= high or (log and low <= 0):
+        allowed = "0 < low <= high" if log else "low <= high"
+        raise UserError(f"{line}: the interval must have {allowed}")
+    return Number(key, low, high, None, log)
+
+
+def _range(key: str, line: str, sweep: RangeSweep) -> Number:
+    start, stop, step = sweep.start, sweep.stop, sweep.step
+    if start is None or stop is None or not step or (count := math.ceil(_decimal(stop - start) / _decimal(step))) < 1:
+        raise UserError(f"{line}: the range holds no value, so there would be no run")
+    if all(isinstance(item, int) for item in (start, stop, step)):
+        ends: list[float] = sorted((start, start + (count - 1) * step))
+    else:
+        ends = sorted(float(_decimal(start) + index * _decimal(step)) for index in (0, count - 1))
+    return Number(key, ends[0], ends[1], abs(step), False)
+
+
+def _decimal(value: float) -> Decimal:
+    return Decimal(str(value))
