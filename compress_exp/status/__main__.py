@@ -1,0 +1,67 @@
+"""`python -m compress_exp.status [outputs] [--watch [SECONDS]]`: what is finished, running, failed and missing.
+
+The exit code is 0 whatever became of the runs (Ctrl-C ends `--watch` with 0 as well), and 1 where there is no such
+directory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+
+from compress_exp.status.show import render
+from compress_exp.status.sweeps import look
+
+WIDE = 160
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the state once, or again and again."""
+    parser = argparse.ArgumentParser(
+        prog="python -m compress_exp.status", description="What is finished, running, failed and missing."
+    )
+    parser.add_argument("outputs", nargs="?", default="outputs", type=Path, help="where the runs are written")
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        const=2.0,
+        type=float,
+        metavar="SECONDS",
+        help="on a terminal: refresh it (every 2 s) until Ctrl-C",
+    )
+    args = parser.parse_args(arguments)
+    if args.watch is not None and not args.watch > 0:
+        parser.error("--watch: a number of seconds above 0 is needed")
+    if not args.outputs.is_dir():
+        print(f"{args.outputs}: there is no such directory; give the one that the runs are written to", file=sys.stderr)
+        return 1
+    # a pipe or a log file has no width, and takes wide lines
+    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE, highlight=False)
+    if args.watch is None or not console.is_terminal:
+        console.print(render(look(args.outputs)))
+        return 0
+    return watch(args.outputs, args.watch, console)
+
+
+def watch(outputs: Path, seconds: float, console: Console) -> int:
+    """Show the state on the whole terminal until Ctrl-C, which leaves the last one behind."""
+    last = render(look(outputs))
+    try:
+        with Live(last, console=console, screen=True, auto_refresh=False) as live:
+            while True:
+                time.sleep(seconds)
+                last = render(look(outputs))
+                live.update(last, refresh=True)
+    except KeyboardInterrupt:
+        console.print(last)
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
