@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from compress_exp.config import FieldError, TrainConfig, UserError, build, check_choice, check_number
+from compress_exp.config import FieldError, TrainConfig, UserError, build, check_choice, check_number, plain
 from compress_exp.losses.base import Loss
+from compress_exp.manifest import Identity
 from compress_exp.methods.base import Facts, Method
 from compress_exp.models.families.base import Family, layer_counts
 from compress_exp.models.loading import Model, check_weights, read_config
@@ -62,6 +63,7 @@ class Plan:
     facts: Facts
     seed: int
     teacher: str
+    config: DictConfig
 
     @cached_property
     def baseline_recipe(self) -> dict[str, Any]:
@@ -175,12 +177,21 @@ def plan(config: DictConfig) -> Plan:
     for stage in stages:
         for method in stage.methods:
             facts = method.check(facts)
-    return Plan(model, task, train, stages, hardware, tracking, facts, config.seed, config.teacher)
+    return Plan(model, task, train, stages, hardware, tracking, facts, config.seed, config.teacher, config)
 
 
-def until_stage(until: str | int) -> int:
-    """The last stage to build, counted from 1; 0 for `baseline`."""
-    return 0 if until == "baseline" else int(until)
+def identity(planned: Plan, config: DictConfig) -> Identity:
+    """What the configuration asks for, as far as it must be known to tell whether it is there."""
+    until = None if config.until is None else 0 if config.until == "baseline" else int(config.until)
+    return Identity(
+        run=planned.run_id,
+        name=planned.run_name,
+        chain=tuple(planned.chain),
+        force=config.force,
+        until=until if until is None else min(until, len(planned.stages)),
+        every_stage=config.measure.stages == "all",
+        score=plain(config.score),
+    )
 
 
 def check_root_values(config: DictConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import time
@@ -95,6 +96,16 @@ def reported(directory: Path, run: str) -> Iterator[Progress]:
         progress.failed(sentence(error))
         raise
     progress.path.unlink(missing_ok=True)
+
+
+def failure(directory: Path, since: float) -> str | None:
+    """Why the run of a directory failed, if it has said so after a time."""
+    path = directory / STATUS
+    try:
+        content = json.loads(path.read_text())
+        return str(content["reason"]) if content["state"] == "failed" and path.stat().st_mtime >= since else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _now() -> str:

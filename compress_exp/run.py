@@ -6,7 +6,6 @@ import csv
 import json
 import logging
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,18 @@ from typing import Any
 import psutil
 from omegaconf import DictConfig
 
+from compress_exp.command import command
 from compress_exp.config import UserError, plain
 from compress_exp.lease import Lease, LeaseLost, leased
+from compress_exp.manifest import Identity
 from compress_exp.pipeline import produce, stage_rows
-from compress_exp.plan import Plan, disk_bytes, plan, until_stage
+from compress_exp.plan import Plan, disk_bytes, identity, plan
 from compress_exp.progress import reported
+from compress_exp.report.records import finished, read_record
 from compress_exp.store import Store, digest, replace_directory, write_json
 
 log = logging.getLogger("compress_exp")
 SCHEMA = 1
-REQUIRED = ("schema", "run", "quality", "size", "latency", "memory", "energy", "score", "stages", "cost", "origin")
 
 
 def run(config: DictConfig) -> dict[str, Any] | None:
@@ -42,7 +43,8 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     if config.plan:
         show_plan(planned, store, directory)
         return None
-    if (record := finished(directory, config)) is not None:
+    asked = identity(planned, config)
+    if (record := _there(asked, directory)) is not None:
         return record
     planned.hardware.check_host(planned.facts.family.kind, planned.integer)
     missing = sum(store.find(key) is None for key in planned.chain)
@@ -53,26 +55,38 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     while True:
         try:
             with leased(directory, config.lease_seconds, planned.label) as lease:
-                return _work(planned, config, store, directory, lease)
+                return _work(planned, asked, config, store, lease)
         except LeaseLost:
             log.warning("%s: another process took over this run; looking at what it did", planned.label)
 
 
-def _work(planned: Plan, config: DictConfig, store: Store, directory: Path, lease: Lease) -> dict[str, Any] | None:
+def _there(asked: Identity, directory: Path) -> dict[str, Any] | None:
+    if asked.force or asked.until is not None:
+        return None
+    record = finished(directory, asked.every_stage, asked.score)
+    if record is not None:
+        log.info("%-24s finished before -> %s", record["run"]["name"], directory / "record.json")
+    return record
+
+
+def _work(planned: Plan, asked: Identity, config: DictConfig, store: Store, lease: Lease) -> dict[str, Any] | None:
     """Build, measure and record, with the run's directory to oneself."""
-    if (record := finished(directory, config)) is not None:
+    directory = Path(config.outputs) / "runs" / planned.run_name
+    if (record := _there(asked, directory)) is not None:
         return record
     fresh = config.since or psutil.Process().create_time()
     with reported(directory, planned.run_id) as progress:
-        until = len(planned.stages) if config.until is None else until_stage(config.until)
-        newer_than = fresh if config.force in ("run", "all") else 0.0
-        paths = produce(planned, store, progress, until, newer_than, config.force == "all")
-        if config.until is not None:
+        until = len(planned.stages) if asked.until is None else asked.until
+        newer_than = fresh if asked.force in ("run", "all") else 0.0
+        paths = produce(planned, store, progress, until, newer_than, asked.force == "all")
+        if asked.until is not None:
             return None
         progress.stage("measuring")
         started = time.monotonic()
+        for left in directory.glob("deploy.partial-*"):
+            shutil.rmtree(left, ignore_errors=True)
         deploy = directory / f"deploy.partial-{lease.token[:12]}"
-        measured = measure_run(planned, config, paths, deploy, fresh if config.force else 0.0)
+        measured = measure_run(planned, config, paths, deploy, fresh if asked.force else 0.0)
         cost = {"measuring_seconds": time.monotonic() - started}
         record = assemble(planned, config, paths, measured, cost)
         lease.check()
@@ -148,37 +162,6 @@ def assemble(
     return record
 
 
-def finished(directory: Path, config: DictConfig) -> dict[str, Any] | None:
-    """The record if nothing is left to do for it; its score is that of the present weights."""
-    record = None if config.force else read_record(directory)
-    if record is None or (config.measure.stages == "all" and any(row["quality"] is None for row in record["stages"])):
-        return None
-    from compress_exp.report.score import weighted_score
-
-    score = weighted_score(record, plain(config.score))
-    if score != record["score"]:
-        record["score"] = score
-        write_json(directory / "record.json", record)
-    log.info("%-24s finished before -> %s", record["run"]["name"], directory / "record.json")
-    return record
-
-
-def read_record(directory: Path) -> dict[str, Any] | None:
-    """A finished record; None if there is none or it is damaged, which is said."""
-    path = directory / "record.json"
-    if not path.exists():
-        return None
-    try:
-        record: dict[str, Any] = json.loads(path.read_text())
-        missing = [name for name in REQUIRED if name not in record]
-    except (OSError, ValueError, TypeError):
-        missing = ["everything"]
-    if missing:
-        log.warning("%s is damaged (%s missing); measuring again", path, missing[0])
-        return None
-    return record
-
-
 def curves(paths: list[Path]) -> list[dict[str, float | str]]:
     """The curves of the whole chain, on one step axis, whoever trained it."""
     rows: list[dict[str, float | str]] = []
@@ -197,11 +180,6 @@ def overrides() -> list[str]:
     from hydra.core.hydra_config import HydraConfig
 
     return [str(item) for item in HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
-
-
-def command() -> str:
-    """The command line that this process was started with."""
-    return " ".join(["python", "-m", "compress_exp", *sys.argv[1:]])
 
 
 def show_plan(planned: Plan, store: Store, directory: Path) -> None:

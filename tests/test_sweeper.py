@@ -20,7 +20,10 @@ from omegaconf import DictConfig
 from compress_exp.cli import Loader
 from compress_exp.config import CONF, UserError
 from compress_exp.errors import SweepFailed
+from compress_exp.manifest import Identity
 from compress_exp.overrides import combinations
+from compress_exp.report.records import REQUIRED
+from compress_exp.store import Store
 
 CONFIG = """
 defaults:
@@ -30,6 +33,7 @@ defaults:
   - override hydra/hydra_logging: plain
   - _self_
 seed: 0
+until: null
 outputs: {outputs}
 hydra:
   output_subdir: null
@@ -42,6 +46,7 @@ METHODS = {
     "prune/movement": "# @package method.prune\nsparsity: 0.5\nwarmup: 1\n",
     "quant": "# @package method.quant\nbits: 8\n",
 }
+WEIGHTS = {"accuracy": 1, "compression": 0, "speed": 0}
 Task = Callable[[DictConfig], Any]
 
 
@@ -66,26 +71,38 @@ def loader(app: Path) -> Loader:
     return Loader(create_config_search_path(str(app / "conf")))
 
 
-def sweep(app: Path, task: Task, *overrides: str) -> Any:
+def sweep(app: Path, task: Task, *overrides: str, identify: str = f"{__name__}.identify") -> Any:
     hydra = Hydra(task_name="app", config_loader=loader(app))
     GlobalHydra.instance().clear()
     GlobalHydra.instance().initialize(hydra)
     try:
-        return hydra.multirun("config", task, ["hydra.sweeper.check=null", *overrides])
+        return hydra.multirun("config", task, [f"hydra.sweeper.identify={identify}", *overrides])
     finally:
         GlobalHydra.instance().clear()
 
 
+def identify(config: DictConfig) -> Identity:
+    """One baseline for all seeds of a list of methods, one artifact for each method after it."""
+    names = list(config.method)
+    chain = [f"base-{config.seed}", *("+".join([*names[: index + 1], str(config.seed)]) for index in range(len(names)))]
+    run = chain[-1]
+    return Identity(run, run, tuple(chain), None, None, False, WEIGHTS)
+
+
 def finish(config: DictConfig) -> dict[str, Any]:
     """What a run leaves behind: a record named after what was asked."""
-    name = "+".join(config.method)
-    record = {
-        "run": {"id": f"{name}-{config.seed}", "method": list(config.method), "task": "t", "model": "m", "seed": 0},
-        "quality": {"primary": {"name": "accuracy", "value": 0.9}, "baseline": {"accuracy": 0.95}},
-        "size": {},
+    asked = identify(config)
+    record: dict[str, Any] = {name: {} for name in REQUIRED}
+    record |= {
+        "run": {"id": asked.run, "method": list(config.method), "task": "t", "model": "m", "seed": 0},
+        "quality": {
+            "primary": {"name": "accuracy", "value": 0.9, "higher_is_better": True},
+            "baseline": {"accuracy": 0.95},
+        },
+        "size": {"compression_ratio": 2.0},
         "latency": {"rows": []},
     }
-    directory = Path(config.outputs) / "runs" / str(record["run"]["id"])
+    directory = Path(config.outputs) / "runs" / asked.name
     directory.mkdir(parents=True)
     (directory / "record.json").write_text(json.dumps(record))
     return record
@@ -135,18 +152,22 @@ def test_one_bad_job_refuses_all_before_anything_runs(app: Path, overrides: list
 
 def test_lists_and_names_mix_and_parameters_of_the_second_choice_can_be_set(app: Path) -> None:
     seen: list[list[str]] = []
-    sweep(app, lambda config: seen.append(list(config.method)), "method=prune,[quant,prune],quant")
+    sweep(app, lambda config: seen.append(list(config.method)), "method=prune,[quant,prune],quant", identify="null")
     assert seen == [["prune"], ["quant", "prune"], ["quant"]]
     bits: list[int] = []
     sweep(
-        app, lambda config: bits.append(config.method.quant.bits), "method=quant,[prune,quant]", "method.quant.bits=4"
+        app,
+        lambda config: bits.append(config.method.quant.bits),
+        "method=quant,[prune,quant]",
+        "method.quant.bits=4",
+        identify="null",
     )
     assert bits == [4, 4]
 
 
 def test_a_pattern_reaches_into_folders(app: Path) -> None:
     seen: list[Any] = []
-    sweep(app, lambda config: seen.append("warmup" in config.method.prune), "method=glob(prune/*)")
+    sweep(app, lambda config: seen.append("warmup" in config.method.prune), "method=glob(prune/*)", identify="null")
     assert seen == [False, True]
 
 
@@ -154,7 +175,7 @@ def test_a_grid_from_a_file_gives_way_to_the_command_line(app: Path) -> None:
     config = app / "conf" / "config.yaml"
     config.write_text(config.read_text() + "  sweeper: {params: {method: 'prune,[prune,quant]', seed: '1,2'}}\n")
     seen: list[str] = []
-    sweep(app, lambda config: seen.append(f"{'+'.join(config.method)}{config.seed}"), "seed=7")
+    sweep(app, lambda config: seen.append(f"{'+'.join(config.method)}{config.seed}"), "seed=7", identify="null")
     assert seen == ["prune7", "prune+quant7"]
 
 
@@ -171,13 +192,13 @@ def test_what_is_finished_is_shown_when_the_sweep_is_interrupted(app: Path, caps
 
 def test_a_launcher_that_breaks_is_a_failure_after_the_table(app: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def task(config: DictConfig) -> Any:
-        (app / "conf" / "method" / "quant.yaml").unlink()
+        (app / "conf" / "method" / "prune.yaml").unlink()
         return finish(config)
 
     with pytest.raises(SweepFailed):
-        sweep(app, task, "method=prune,quant")
+        sweep(app, task, "method=prune", "seed=0,1")
     out = capsys.readouterr().out
-    assert out.index("0.9000") < out.index("BasicLauncher:")
+    assert out.index("0.9000") < out.index("  method=prune seed=1: ")
 
 
 def test_failures_are_told_even_where_the_table_cannot_be_written(
@@ -196,8 +217,63 @@ def test_failures_are_told_even_where_the_table_cannot_be_written(
     assert "  seed=1: seed: one is unlucky\n" in out
 
 
+def test_what_is_there_is_not_launched_again(app: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep(app, finish, "method=prune", "seed=0,1")
+    launched: list[DictConfig] = []
+    sweep(app, launched.append, "seed=1,0", "method=prune")
+    assert launched == []
+    assert capsys.readouterr().out.count("2 of 2 runs are finished") == 1
+    with pytest.raises(SweepFailed):
+        sweep(app, launched.append, "method=prune", "seed=0,1,2")
+    assert [config.seed for config in launched] == [2]
+
+
+def test_what_runs_share_is_launched_first_and_its_failure_fails_those_alone(
+    app: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, order = Store(app / "out" / "artifacts"), []
+
+    def build(directory: Path, check: Callable[[], None]) -> dict[str, Any]:
+        (directory / "x").write_text("x")
+        return {}
+
+    def task(config: DictConfig) -> Any:
+        order.append((config.seed, config.until, *config.method))
+        if config.until is None:
+            return finish(config)
+        if config.seed == 1:
+            raise UserError("task.data_dir: nothing there")
+        level = 0 if config.until == "baseline" else config.until
+        key = identify(config).chain[level]
+        made = store.get({"seed": config.seed, "level": level}, build, "x")
+        made.rename(made.with_name(key))
+        return None
+
+    with pytest.raises(SweepFailed, match="2 of 4 runs failed"):
+        sweep(app, task, "method=prune,[quant,prune]", "seed=0,1")
+    assert order[:2] == [(0, "baseline", "prune"), (1, "baseline", "prune")]
+    assert sorted(order[2:]) == [(0, None, "prune"), (0, None, "quant", "prune")]
+    assert "method=prune seed=1: until=baseline: task.data_dir: nothing there" in capsys.readouterr().out
+
+
+def test_the_manifest_tells_members_states_and_reasons(app: Path) -> None:
+    def task(config: DictConfig) -> Any:
+        if config.seed == 1:
+            raise UserError("seed: one is unlucky")
+        return finish(config)
+
+    with pytest.raises(SweepFailed):
+        sweep(app, task, "seed=0,1")
+    (path,) = (app / "out" / "sweeps").glob("*/sweep.json")
+    content = json.loads(path.read_text())
+    assert [(row["overrides"], row["state"], row["reason"]) for row in content["members"]] == [
+        (["seed=0"], "finished", None),
+        (["seed=1"], "failed", "seed: one is unlucky"),
+    ]
+
+
 def test_nothing_to_show_shows_nothing(app: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sweep(app, lambda config: None, "seed=0,1")
+    sweep(app, lambda config: None, "seed=0,1", identify="null")
     assert capsys.readouterr().out == "[1/2] seed=0\n[2/2] seed=1\n"
     assert not (app / "out" / "reports").exists()
 

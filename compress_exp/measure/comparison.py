@@ -53,7 +53,8 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
     """Evaluate, count and time.
 
     Args:
-        job: artifact, baseline, task, hardware, keys, evaluations, deploy, stages, newer_than, lease_seconds, progress: see `measure`.
+        job: artifact, baseline, task, hardware, keys, evaluations, deploy, stages, newer_than, lease_seconds, progress:
+            see `measure`.
     """
     task, hardware = build(job["task"], "task"), build(job["hardware"], "hardware")
     import torch

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from compress_exp.report.score import weighted_score
+from compress_exp.store import write_json
+
+log = logging.getLogger("compress_exp")
+REQUIRED = ("schema", "run", "quality", "size", "latency", "memory", "energy", "score", "stages", "cost", "origin")
 
 Record = dict[str, Any]
 
@@ -41,6 +49,40 @@ def _reason(error: Exception) -> str:
     if isinstance(error, KeyError | TypeError):
         return "it has no run id"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def read_record(directory: Path) -> Record | None:
+    """The record of a run's directory; None if there is none or it is damaged, which is said."""
+    path = directory / "record.json"
+    if not path.exists():
+        return None
+    try:
+        record: Record = json.loads(path.read_text())
+        missing = [name for name in REQUIRED if name not in record]
+    except (OSError, ValueError, TypeError):
+        missing = ["everything"]
+    if missing:
+        log.warning("%s is damaged (%s missing); measuring again", path, missing[0])
+        return None
+    return record
+
+
+def finished(directory: Path, every_stage: bool, weights: Mapping[str, float]) -> Record | None:
+    """The record if nothing is left to do for it; its score is that of the present weights.
+
+    Args:
+        directory: of the run.
+        every_stage: whether the quality of every stage is wanted.
+        weights: of the score.
+    """
+    record = read_record(directory)
+    if record is None or (every_stage and any(row["quality"] is None for row in record["stages"])):
+        return None
+    score = weighted_score(record, weights)
+    if score != record["score"]:
+        record["score"] = score
+        write_json(directory / "record.json", record)
+    return record
 
 
 def number(node: Any, *path: str | int) -> float | None:

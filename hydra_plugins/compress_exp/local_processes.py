@@ -1,0 +1,154 @@
+"""N jobs at once on one machine, each in a process of its own, so that one that dies takes no other along.
+
+The processes are forked from a server that has torch, lightning and transformers imported already; they end with the
+process that launched them. Nothing heavy is imported here: Hydra loads this module at every start.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+log = logging.getLogger("compress_exp")
+
+GRACE_SECONDS = 20.0
+PRELOAD = ["compress_exp.run", "compress_exp.training.trainer", "compress_exp.export.artifact", "transformers"]
+
+
+class LocalProcessesLauncher(Launcher):
+    """See the module.
+
+    Args:
+        n_jobs: jobs at once; each trains with its share of the cores where `train.threads` is null.
+    """
+
+    def __init__(self, n_jobs: int = 2) -> None:
+        self.n_jobs = n_jobs
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra hands over."""
+        self.context, self.function, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs; a job that fails or dies is a failed JobReturn."""
+        import multiprocessing
+        from multiprocessing.connection import wait
+
+        import cloudpickle
+
+        from compress_exp.config import check_number
+
+        check_number("hydra.launcher.n_jobs", self.n_jobs, 1)
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOAD)
+        state = cloudpickle.dumps((self.context, self.function, self.config, Singleton.get_state()))
+        jobs = [list(overrides) for overrides in job_overrides]
+        waiting = list(range(len(jobs)))
+        running: dict[Any, tuple[int, Any]] = {}
+        returns: dict[int, JobReturn] = {}
+        with _quiet_bars(), _stopping(running):
+            while waiting or running:
+                while waiting and len(running) < self.n_jobs:
+                    index = waiting.pop(0)
+                    receiver, sender = context.Pipe(duplex=False)
+                    arguments = (sender, state, jobs[index], initial_job_idx + index, self.n_jobs)
+                    process = context.Process(target=_work, args=arguments)
+                    process.start()
+                    sender.close()
+                    running[receiver] = (index, process)
+                for ready in wait(list(running)):
+                    index, process = running[ready]
+                    returns[index] = _answer(ready, process, jobs[index])
+                    del running[ready]
+        return [returns[index] for index in range(len(jobs))]
+
+
+def _answer(receiver: Any, process: Any, overrides: list[str]) -> JobReturn:
+    answer = JobReturn(overrides=overrides, status=JobStatus.FAILED)
+    try:
+        reason = receiver.recv_bytes().decode()
+    except EOFError:
+        process.join()
+        code = process.exitcode
+        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        reason = f"its process ended ({name}); the same command goes on from there"
+    process.join()
+    if reason:
+        answer._return_value = ChildError(reason)
+    else:
+        answer.status = JobStatus.COMPLETED
+        answer._return_value = None
+    return answer
+
+
+class ChildError(Exception):
+    """What went wrong in another process, in one sentence."""
+
+
+def _work(sender: Connection, state: bytes, overrides: list[str], number: int, n_jobs: int) -> None:
+    """One job, in its own process; sends the sentence of its failure, or nothing."""
+    from compress_exp.errors import sentence
+    from compress_exp.measure.child import die_with_parent
+    from compress_exp.measure.hardware import available_cores
+
+    die_with_parent(os.getppid())
+    hydra, function, root, singletons = pickle.loads(state)
+    Singleton.set_state(singletons)
+    setup_globals()
+    config = hydra.config_loader.load_sweep_config(root, overrides)
+    with open_dict(config):
+        config.hydra.job.id = number
+        config.hydra.job.num = number
+        if "train" in config and config.train.threads is None:
+            config.train.threads = max(1, available_cores() // n_jobs)
+    job = run_job(function, config, "hydra.sweep.dir", "hydra.sweep.subdir", hydra)
+    error = job._return_value if job.status is JobStatus.FAILED else None
+    sender.send_bytes(sentence(error).encode() if isinstance(error, BaseException) else b"")
+
+
+@contextmanager
+def _quiet_bars() -> Iterator[None]:
+    """No progress bars of several processes on one terminal; tqdm reads the environment when it is imported."""
+    before = os.environ.get("TQDM_DISABLE")
+    os.environ["TQDM_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TQDM_DISABLE"]
+        else:
+            os.environ["TQDM_DISABLE"] = before
+
+
+@contextmanager
+def _stopping(running: dict[Any, tuple[int, Any]]) -> Iterator[None]:
+    """Let the jobs write their checkpoints when this process is told to end, and end with them."""
+
+    def stop(number: int, frame: Any) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        processes = [process for _, process in running.values()]
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join(GRACE_SECONDS)
+            process.kill()
