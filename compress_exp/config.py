@@ -152,8 +152,8 @@ class TrainConfig:
         weight_decay: AdamW's, on matrices only.
         gradient_clip: largest norm of the gradient; 0 switches clipping off.
         precision: "32" or "bf16" (autocast; weights stay in float32).
-        threads: CPU threads of training; null takes all cores.
-        devices: number of devices; one for now.
+        threads: CPU threads of each process of training; null shares out all cores.
+        devices: GPUs (CPU processes where there is none) that share the rows of every batch.
         buckets: group rows of similar length, so that little is padded.
         checkpoint_steps: steps between checkpoints; a killed run goes on from the last one.
         checkpoint_minutes: a checkpoint is also written after so many minutes.
@@ -181,7 +181,7 @@ class TrainConfig:
         check_number("weight_decay", self.weight_decay, 0)
         check_number("gradient_clip", self.gradient_clip, 0)
         check_choice("precision", self.precision, ("32", "bf16"))
-        check_number("devices", self.devices, 1, 1)
+        check_number("devices", self.devices, 1)
         check_number("checkpoint_steps", self.checkpoint_steps, 1)
         check_number("checkpoint_minutes", self.checkpoint_minutes, 0)
         if self.max_steps is not None:

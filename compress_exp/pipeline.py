@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress_exp.config import FieldError, TrainConfig, UserError
+from compress_exp.config import FieldError, TrainConfig, UserError, plain
 from compress_exp.losses.task import TaskLoss
 from compress_exp.methods.base import Context
 from compress_exp.models.families.base import family_of
@@ -42,18 +42,27 @@ class Built:
 
 def build_baseline(plan: Plan, directory: Path, beat: Beat = unheard) -> dict[str, Any]:
     """Train the dense model on hard labels, or take the given one, into `directory`."""
+    from compress_exp.training.team import team
+
+    with team(1 if plan.model.finetuned else plan.train.devices, lambda: _rank_job(plan, None, directory)):
+        built = train_baseline(plan, directory, beat)
+    return publish(built, directory)
+
+
+def train_baseline(plan: Plan, directory: Path, beat: Beat = unheard) -> Built:
+    """What every rank does for the dense model."""
     from compress_exp.training.module import CompressionModule
 
     use_threads(plan.train)
     tokenizer = plan.model.tokenizer(plan.task)
     model = plan.model.load(plan.task, tokenizer, plan.seed)
     if plan.model.finetuned:
-        return publish(Built(model.eval(), tokenizer, [], 0, 0.0), directory)
+        return Built(model.eval(), tokenizer, [], 0, 0.0)
     features = plan.task.features("train", tokenizer, model.config)
     module = CompressionModule(
         model, plan.task, TaskLoss(), (), plan.train, steps_of(plan.train, len(features)), plan.seed, None
     )
-    return publish(train(plan, module, tokenizer, features, directory, "baseline", beat), directory)
+    return train(plan, module, tokenizer, features, directory, "baseline", beat)
 
 
 def run_stage(
@@ -65,13 +74,31 @@ def run_stage(
 
 def apply_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory: Path, beat: Beat = unheard) -> Built:
     """Prepare, train if anything trains, convert; nothing is parametrized any more when it comes back."""
+    from compress_exp.methods.parametrized import bake, mark_masked
+    from compress_exp.training.team import team
+
+    stage = plan.stages[index]
+    devices = stage.train.devices if stage.trains else 1
+    with team(devices, lambda: _rank_job(plan, index, directory, parent, baseline)):
+        built = train_stage(plan, index, parent, baseline, directory, beat)
+    model = built.model.cpu().eval()
+    mark_masked(model)
+    for method in reversed(stage.methods):
+        model = method.convert(model)
+    bake(model)
+    return replace(built, model=model)
+
+
+def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory: Path, beat: Beat = unheard) -> Built:
+    """What every rank does for a stage: prepare, and train if anything trains."""
     import torch
     from transformers import AutoTokenizer
 
     from compress_exp.export.artifact import load
-    from compress_exp.methods.parametrized import bake, lock, mark_masked
+    from compress_exp.methods.parametrized import lock
     from compress_exp.training.data import calibration_batches
     from compress_exp.training.flows import flow_of
+    from compress_exp.training.ranks import own_rows
 
     stage = plan.stages[index]
     use_threads(stage.train)
@@ -83,7 +110,7 @@ def apply_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
 
     def calibration(count: int) -> list[dict[str, torch.Tensor]]:
         batches = calibration_batches(features, lambda rows: plan.task.collate(rows, tokenizer), plan.seed, count)
-        return [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
+        return [{name: tensor.to(device) for name, tensor in own_rows(batch).items()} for batch in batches]
 
     context = Context(
         family=family_of(model.config.model_type),
@@ -103,23 +130,24 @@ def apply_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
         except FieldError as error:
             raise UserError(f"method.{method.family}.{error}") from error
     lock(model)
-    built = Built(model, tokenizer, [], 0, 0.0)
-    if stage.trains:
-        teacher = load_teacher(plan, baseline, model, tokenizer) if stage.uses_teacher else None
-        steps = steps_of(stage.train, len(features))
-        flow = flow_of(stage.methods)
-        module = flow(model, plan.task, stage.loss, stage.methods, stage.train, steps, plan.seed, teacher)
-        built = train(plan, module, tokenizer, features, directory, stage.label, beat)
-    else:
+    if not stage.trains:
         with torch.no_grad():
             for method in stage.methods:
                 method.step(model, 1.0)
-    model = built.model.cpu().eval()
-    mark_masked(model)
-    for method in reversed(stage.methods):
-        model = method.convert(model)
-    bake(model)
-    return replace(built, model=model)
+        return Built(model, tokenizer, [], 0, 0.0)
+    teacher = load_teacher(plan, baseline, model, tokenizer) if stage.uses_teacher else None
+    steps = steps_of(stage.train, len(features))
+    flow = flow_of(stage.methods)
+    module = flow(model, plan.task, stage.loss, stage.methods, stage.train, steps, plan.seed, teacher)
+    return train(plan, module, tokenizer, features, directory, stage.label, beat)
+
+
+def _rank_job(
+    plan: Plan, stage: int | None, directory: Path, parent: Path | None = None, baseline: Path | None = None
+) -> dict[str, Any]:
+    """What a further process of a training is told (see `compress_exp.training.rank`)."""
+    places = {"directory": str(directory), "parent_artifact": str(parent), "baseline": str(baseline)}
+    return {"config": plain(plan.config), "stage": stage, **places}
 
 
 def load_teacher(plan: Plan, baseline: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
@@ -139,12 +167,13 @@ def load_teacher(plan: Plan, baseline: Path, model: PreTrainedModel, tokenizer: 
 
 
 def use_threads(budget: TrainConfig) -> None:
-    """Give PyTorch the threads of a budget, or every core."""
+    """Give PyTorch the threads of a budget, or this process's share of the cores."""
     import torch
 
     from compress_exp.measure.hardware import available_cores
+    from compress_exp.training.ranks import world
 
-    torch.set_num_threads(budget.threads or available_cores())
+    torch.set_num_threads(budget.threads or max(1, available_cores() // world()))
 
 
 def steps_of(budget: TrainConfig, rows: int) -> int:
@@ -167,12 +196,13 @@ def train(
 ) -> Built:
     """Train to the end, from the checkpoint in the directory's state if a killed run left one."""
     from compress_exp.training.data import Batches
+    from compress_exp.training.ranks import own_rows
     from compress_exp.training.trainer import fit
 
     budget = module.budget
     batches = Batches(
         features,
-        lambda rows: plan.task.collate(rows, tokenizer),
+        lambda rows: own_rows(plan.task.collate(rows, tokenizer)),
         budget.batch_size,
         plan.seed,
         budget.buckets,

@@ -16,11 +16,11 @@ from compress_exp.training.module import CompressionModule
 class DistillationModule(CompressionModule):
     """A student beside a frozen teacher (none for the control `distill/hard`)."""
 
-    def curves(self, student: Tensor, teacher: dict[str, Tensor]) -> dict[str, float]:
+    def curves(self, student: Tensor, teacher: dict[str, Tensor]) -> dict[str, Tensor]:
         """The share of positions at which student and teacher say the same."""
         if "logits" not in teacher or student.shape[-1] == 1:
             return {}
-        return {"agreement": float((student.argmax(-1) == teacher["logits"].argmax(-1)).float().mean())}
+        return {"agreement": (student.argmax(-1) == teacher["logits"].argmax(-1)).float().mean()}
 
 
 class PruneFinetuneModule(CompressionModule):

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from compress_exp.config import TrainConfig, UserError
 from compress_exp.losses.base import Loss
 from compress_exp.methods.base import Method
+from compress_exp.training import ranks
 from compress_exp.training.forward import forward_logits
 
 if TYPE_CHECKING:
@@ -82,25 +83,27 @@ class CompressionModule(LightningModule):
             teacher.to(self.device)
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
-        """Student, teacher, loss; the step's random numbers depend on (seed, step) alone."""
-        torch.manual_seed(step_seed(self.seed, self.global_step))
+        """Student, teacher, loss; the step's random numbers depend on (seed, step, rank) alone."""
+        torch.manual_seed(step_seed(self.seed, self.global_step, ranks.rank()))
         progress = self.progress(self.global_step)
         with parametrize.cached():
             logits, labels = self.task.targets(forward_logits(self.model, batch), batch)
             teacher = self._ask_teacher(batch)
             terms = self.loss({"logits": logits}, teacher, labels)
+            if ranks.world() > 1:
+                terms = weighted(terms, logits)
             for method in self.methods:
                 penalty = method.penalty(self.model, progress)
                 if penalty is not None:
                     terms[f"penalty_{method.family}"] = penalty
         total = torch.stack(list(terms.values())).sum()
         if self.global_step % HISTORY_EVERY == 0 or self.global_step == self.total_steps - 1:
-            self._note({name: term.detach() for name, term in terms.items()} | {"loss": total.detach()})
-            self.history[-1] |= self.curves(logits.detach(), teacher)
+            self._note(ranks.mean_of({name: term.detach() for name, term in terms.items()} | {"loss": total.detach()}))
+            self.history[-1] |= self._curves(logits.detach(), teacher)
         return total
 
-    def curves(self, student: Tensor, teacher: dict[str, Tensor]) -> dict[str, float]:
-        """What a flow notes beside the terms of the loss and the methods' own curves."""
+    def curves(self, student: Tensor, teacher: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What a flow notes beside the terms of the loss and the methods' own curves: means over positions."""
         return {}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -162,6 +165,12 @@ class CompressionModule(LightningModule):
         with torch.no_grad():
             return {"logits": self.task.targets(forward_logits(self._teacher[0], batch), batch)[0]}
 
+    def _curves(self, student: Tensor, teacher: dict[str, Tensor]) -> dict[str, float]:
+        values = self.curves(student, teacher)
+        if values and ranks.world() > 1:
+            values = ranks.mean_of(weighted(values, student))
+        return {name: float(value) for name, value in values.items()}
+
     def _note(self, terms: dict[str, Tensor]) -> None:
         values = {name: float(term) for name, term in terms.items()}
         if not all(map(math.isfinite, values.values())):
@@ -173,6 +182,17 @@ class CompressionModule(LightningModule):
         for method in self.methods:
             row |= method.curves(self.model)
         self.history.append(row)
+
+
+def weighted(means: dict[str, Tensor], logits: Tensor) -> dict[str, Tensor]:
+    """Means over this rank's positions, weighted so that their mean over the ranks is the one over all positions.
+
+    Args:
+        means: by name.
+        logits: (positions, classes); without a position the means are undefined and count as zero.
+    """
+    share = ranks.share(len(logits), logits.device)
+    return {name: value * share if len(logits) else logits.sum() * 0.0 for name, value in means.items()}
 
 
 def rate_factor(step: int, steps: int, warmup: float) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import os
 import sys
 import time
 import warnings
@@ -14,57 +13,26 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from tqdm import tqdm
 
 from compress_exp.config import TrainConfig
-from compress_exp.progress import Beat
+from compress_exp.progress import Beat, unheard
+from compress_exp.training import ranks
+from compress_exp.training.checkpoint import CHECKPOINT, AtomicFile, Checkpoint, checkpoint_step
 from compress_exp.training.data import Batches
 from compress_exp.training.module import CompressionModule
+from compress_exp.training.preemption import Preemption
 
 log = logging.getLogger("compress_exp")
-CHECKPOINT = "checkpoint.ckpt"
-
-
-class Checkpoint(Callback):
-    """A checkpoint every so many steps or minutes, replaced in one move."""
-
-    def __init__(self, path: Path, steps: int, minutes: float) -> None:
-        self.path, self.steps, self.seconds = path, steps, minutes * 60
-        self.last = time.monotonic()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Save if it is time."""
-        late = self.seconds > 0 and time.monotonic() - self.last > self.seconds
-        if trainer.global_step % self.steps == 0 or late:
-            temporary = self.path.with_suffix(".tmp")
-            trainer.save_checkpoint(temporary)
-            os.replace(temporary, self.path)
-            self.last = time.monotonic()
-
-
-class Heart(Callback):
-    """Tells the beat after every optimiser step."""
-
-    def __init__(self, beat: Beat) -> None:
-        self.beat = beat
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """One step further."""
-        assert isinstance(pl_module, CompressionModule)
-        self.beat(trainer.global_step, pl_module.total_steps)
 
 
 class Bar(Callback):
     """A progress bar over optimiser steps, on terminals only."""
 
     def __init__(self, label: str, total: int, start: int) -> None:
-        self.bar = tqdm(
-            desc=label, total=total, initial=start, unit="step", leave=False, disable=not sys.stderr.isatty()
-        )
+        hidden = ranks.rank() > 0 or not sys.stderr.isatty()
+        self.bar = tqdm(desc=label, total=total, initial=start, unit="step", leave=False, disable=hidden)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -83,63 +51,94 @@ class Bar(Callback):
         self.bar.close()
 
 
-def fit(module: CompressionModule, batches: Batches, train: TrainConfig, directory: Path, label: str, beat: Beat) -> float:
+class OurProcesses(LightningEnvironment):
+    """The ranks that are running already, one device each; Lightning starts none and asks no scheduler."""
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Always."""
+        return True
+
+    def local_rank(self) -> int:
+        """All of them are on this host."""
+        return ranks.rank()
+
+
+def fit(
+    module: CompressionModule,
+    batches: Batches,
+    train: TrainConfig,
+    directory: Path,
+    label: str,
+    beat: Beat = unheard,
+) -> float:
     """Train to the end, from the checkpoint in `directory` if a killed run left one there.
 
     Args:
         module: what is trained; its `total_steps` are done.
         batches: of the whole training; their start is moved to the checkpoint's step.
-        train: precision, clipping, threads, checkpoint intervals.
+        train: precision, clipping, checkpoint intervals.
         directory: holds the checkpoint while it trains.
         label: for the progress bar.
-        beat: called with (step, steps) after every step, before a checkpoint is written.
+        beat: called on rank 0 after every step.
 
     Returns:
         Seconds spent here.
+
+    Raises:
+        KeyboardInterrupt: SIGINT came; the checkpoint is written.
+        SystemExit: SIGTERM or SIGUSR2 came and nobody else deals with it; the checkpoint is written.
     """
     checkpoint = directory / CHECKPOINT
-    batches.start = _checkpoint_step(checkpoint)
+    batches.start = checkpoint_step(checkpoint)
     if batches.start:
         log.info("%s: going on at step %d of %d", label, batches.start, module.total_steps)
     else:
         log.info("%-24s training, %d steps", label, module.total_steps)
     started = time.monotonic()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    callbacks = [
-        Heart(beat),
-        Checkpoint(checkpoint, train.checkpoint_steps, train.checkpoint_minutes),
-        Bar(label, module.total_steps, batches.start),
-    ]
-    with warnings.catch_warnings():
+    with Preemption() as preemption, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", module="torch.optim.lr_scheduler")
-        trainer = Trainer(
-            max_steps=module.total_steps,
-            max_epochs=-1,
-            accelerator="auto",
-            devices=train.devices,
-            precision="bf16-mixed" if train.precision == "bf16" else "32-true",
-            callbacks=callbacks,
-            plugins=[LightningEnvironment()],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=directory,
-        )
-        trainer.fit(module, batches, ckpt_path=checkpoint if batches.start else None, weights_only=True)
+        warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+        bar = Bar(label, module.total_steps, batches.start)
+        trainer = _trainer(module, train, directory, [Checkpoint(checkpoint, train, preemption, beat), bar])
+        try:
+            trainer.fit(module, batches, ckpt_path=checkpoint if batches.start else None, weights_only=True)
+        except SystemExit as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns the one into the other
+                raise KeyboardInterrupt from error
+            raise
     return time.monotonic() - started
 
 
-def _checkpoint_step(path: Path) -> int:
-    if not path.exists():
-        return 0
-    try:
-        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
-    except Exception as error:  # torch names no type for a damaged file
-        log.warning("%s cannot be read (%s); training starts over", path, type(error).__name__)
-        path.unlink()
-        return 0
+def _trainer(module: CompressionModule, train: TrainConfig, directory: Path, callbacks: list[Callback]) -> Trainer:
+    many = ranks.world() > 1
+    # Unused parameters are looked for in any case: buckets then stay as they are, and with them, in a resumed
+    # training, the order in which floating point numbers are added. Buffers follow from what is reduced.
+    many_strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
+    trainer = Trainer(
+        max_steps=module.total_steps,
+        max_epochs=-1,
+        accelerator="cpu" if many and not torch.cuda.is_available() else "auto",
+        devices=ranks.world(),
+        strategy=many_strategy if many else "auto",
+        precision="bf16-mixed" if train.precision == "bf16" else "32-true",
+        callbacks=callbacks,
+        plugins=[OurProcesses() if many else LightningEnvironment(), AtomicFile()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=directory,
+    )
+    # Lightning's own handler of SIGTERM would end the training without a checkpoint.
+    trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
+    return trainer
+
+
+def _nothing() -> None:
+    pass
 
 
 def write_history(history: list[dict[str, float]], path: Path) -> None:

@@ -10,9 +10,11 @@ from compress_exp.export.artifact import load
 from compress_exp.layers.surgery import pruned_modules
 from compress_exp.losses.task import TaskLoss
 from compress_exp.pipeline import apply_stage, run_stage
+from compress_exp.store import STATE
+from compress_exp.training.checkpoint import CHECKPOINT
 from compress_exp.training.data import Batches
 from compress_exp.training.module import CompressionModule
-from compress_exp.training.trainer import CHECKPOINT, fit
+from compress_exp.training.trainer import fit
 from tests.experiments import planned
 
 
@@ -53,13 +55,13 @@ def test_a_damaged_checkpoint_starts_over(dense, data, tmp_path, caplog):
     base = dense(plan)
     whole, damaged = tmp_path / "whole", tmp_path / "damaged"
     whole.mkdir()
-    damaged.mkdir()
-    (damaged / CHECKPOINT).write_bytes(b"not a checkpoint")
+    (damaged / STATE).mkdir(parents=True)
+    (damaged / STATE / CHECKPOINT).write_bytes(b"not a checkpoint")
     run_stage(plan, 0, base, base, whole)
     run_stage(plan, 0, base, base, damaged)
     assert "cannot be read" in caplog.text
     assert (whole / "model.safetensors").read_bytes() == (damaged / "model.safetensors").read_bytes()
-    assert not (damaged / CHECKPOINT).exists()
+    assert not (damaged / STATE / CHECKPOINT).exists()
 
 
 def test_curves_are_kept_with_the_artifact(dense, data, tmp_path):

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from compress_exp.training import ranks
+
 WEIGHT_LIMIT = 127
 TINY = 1e-8
 
@@ -52,7 +54,7 @@ class FakeQuantInput(nn.Module):
     """Rounds a layer's input to a uint8 grid whose range is averaged while it observes.
 
     Attributes:
-        low, high: the range; averages of the batches' minima and maxima.
+        low, high: the range; averages of the batches' minima and maxima (over the rows of all ranks).
         observing: whether batches move the range.
         seen: how many batches did.
     """
@@ -80,6 +82,7 @@ class FakeQuantInput(nn.Module):
 
     def _observe(self, inputs: Tensor) -> None:
         low, high = torch.aminmax(inputs.float())
+        low, high = ranks.all_min(low), ranks.all_max(high)
         # The plain mean until it covers as many batches as the moving average would.
         share = max(1.0 / (int(self.seen) + 1), 1.0 - self.average)
         self.low += share * (low - self.low)

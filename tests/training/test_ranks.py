@@ -1,0 +1,190 @@
+"""Two CPU processes train as one does, and die as one does.
+
+Where one and two processes are compared, weights may differ by TOLERANCE: float32 sums over rows are added in another
+order, and Adam makes steps of the size of the learning rate (7e-4 and 2e-3 here) also of gradients that are little
+more than rounding. A wrong weighting of the ranks moves weights by more than a step, a hundred times the tolerance.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import time
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from compress_exp.config import TrainConfig, UserError
+from compress_exp.pipeline import build_baseline, run_stage
+from compress_exp.store import STATE
+from compress_exp.training import ranks
+from compress_exp.training.module import weighted
+from compress_exp.training.team import RankLost, check_devices, team
+from tests.experiments import planned
+from tests.training.preempted_child import STEPS
+from tests.training.test_preemption import FILES, read_until, saved_step, start
+
+TOLERANCE = 2e-5
+ODD = "train.batch_size=7"
+TWO = "train.devices=2"
+NO_DROPOUT = [f"+model.architecture.{name}_pdrop=0.0" for name in ("resid", "embd", "attn")]
+
+
+def baseline(data, directory, *overrides):
+    directory.mkdir(exist_ok=True)
+    build_baseline(planned("bert", data, "method=finetune", f"train.max_steps={STEPS}", *overrides), directory)
+    return directory
+
+
+def stage(family, data, dense, directory, *overrides):
+    plan = planned(family, data, ODD, *overrides)
+    directory.mkdir()
+    run_stage(plan, 0, dense(plan), dense(plan), directory)
+    return load_file(directory / "model.safetensors"), history(directory)
+
+
+def history(directory):
+    with (directory / "history.csv").open() as stream:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
+
+
+def assert_close(one, two):
+    (weights, curves), (other_weights, other_curves) = one, two
+    assert weights.keys() == other_weights.keys()
+    for name, weight in weights.items():
+        difference = float((weight.double() - other_weights[name].double()).abs().max())
+        assert difference <= TOLERANCE, name
+    assert len(curves) == len(other_curves)
+    for row, other in zip(curves, other_curves, strict=True):
+        assert row == pytest.approx(other, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(place, data):
+    return baseline(data, place / "two", ODD, TWO)
+
+
+def test_a_classifier_of_two_processes_is_that_of_one(undisturbed, place, data):
+    one = baseline(data, place / "one", ODD)
+    results = [(load_file(path / "model.safetensors"), history(path)) for path in (one, undisturbed)]
+    assert_close(*results)
+
+
+def test_a_pruned_language_model_of_two_processes_is_that_of_one(place, data, dense):
+    settings = ("method=prune", "train.max_steps=12", *NO_DROPOUT)
+    one = stage("gpt2", data, dense, place / "prune-1", *settings)
+    two = stage("gpt2", data, dense, place / "prune-2", *settings, TWO)
+    assert_close(one, two)
+    masks = [name for name in one[0] if one[0][name].dtype == torch.uint8]
+    assert masks
+    assert all(torch.equal(one[0][name], two[0][name]) for name in masks)
+
+
+def test_observed_ranges_of_two_processes_are_those_of_one(place, data, dense):
+    """At a learning rate of zero the same weights see the same rows: the ranges come from calibration and training."""
+    settings = ("method=quant", "train.max_steps=4", "train.learning_rate=0")
+    one, _ = stage("bert", data, dense, place / "quant-1", *settings)
+    two, _ = stage("bert", data, dense, place / "quant-2", *settings, TWO)
+    grids = [name for name in one if name.endswith("input_scale")]
+    assert len(grids) > 10
+    for name in grids:
+        assert float(one[name]) == pytest.approx(float(two[name]), rel=1e-6), name
+    packed = [name for name in one if one[name].dtype in (torch.int8, torch.uint8)]
+    assert all(torch.equal(one[name], two[name]) for name in packed)
+
+
+def test_two_processes_that_are_terminated_and_killed_end_bit_identical(undisturbed, place, data):
+    directory = place / "disturbed"
+    process = start(data, directory, "nobody", ODD, TWO, new_session=True)
+    process.stdin.close()
+    process.stdin = None
+    read_until(process, "step 9")
+    others = psutil.Process(process.pid).children()
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert saved_step(directory / STATE) in (9, 10, 11)
+    assert_gone(others)
+
+    process = start(data, directory, "nobody", ODD, TWO, "train.checkpoint_steps=4")
+    process.stdin.close()
+    process.stdin = None
+    read_until(process, "step 22")
+    others = psutil.Process(process.pid).children()
+    process.kill()
+    process.communicate(timeout=60)
+    assert saved_step(directory / STATE) in (20, 24)
+    assert_gone(others)
+
+    baseline(data, directory, ODD, TWO)
+    for file in FILES:
+        assert (directory / file).read_bytes() == (undisturbed / file).read_bytes(), file
+
+
+def assert_gone(processes):
+    assert processes
+    until = time.monotonic() + 30
+    while alive := [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]:
+        assert time.monotonic() < until, alive
+        time.sleep(0.05)
+
+
+def test_a_lost_process_ends_the_training_in_one_sentence(place, data):
+    directory = place / "lost"
+    directory.mkdir()
+
+    def beat(step, steps):
+        if step == 3:
+            for child in psutil.Process().children():
+                if "compress_exp.training.rank" in child.cmdline():
+                    child.kill()
+
+    plan = planned("bert", data, "method=finetune", "train.max_steps=50", TWO)
+    with pytest.raises(
+        RankLost, match=r"^train\.devices: process 2 of 2 was killed .*goes on from the last checkpoint$"
+    ):
+        build_baseline(plan, directory, beat)
+    assert ranks.world() == 1
+
+
+def test_a_process_that_cannot_start_says_why():
+    with pytest.raises(RankLost, match=r"process 2 of 2 failed \(.*seed"), team(2, lambda: {"config": {}}):
+        raise AssertionError("never here")
+
+
+def test_more_devices_than_there_are_is_refused(monkeypatch):
+    check_devices(4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_devices(2)
+    with pytest.raises(UserError, match=r"^train\.devices: 4 is more than the 2 GPUs of this host"):
+        check_devices(4)
+
+
+def test_the_number_of_devices_is_in_no_key():
+    budgets = [TrainConfig(epochs=1, learning_rate=1e-3, batch_size=4, devices=devices) for devices in (1, 2)]
+    assert budgets[0].identity() == budgets[1].identity()
+
+
+def test_one_process_shares_nothing():
+    batch = {"input_ids": torch.arange(6).view(3, 2), "labels": torch.arange(3)}
+    assert ranks.own_rows(batch) is batch
+    assert (ranks.rank(), ranks.world(), ranks.from_zero(7)) == (0, 1, 7)
+    value = torch.tensor(3.0)
+    assert all(reduce(value) is value for reduce in (ranks.all_min, ranks.all_max, ranks.all_sum, ranks.all_mean))
+
+
+def test_a_rank_without_a_position_adds_nothing():
+    logits = torch.zeros(0, 5, requires_grad=True)
+    terms = weighted({"hard": torch.nn.functional.cross_entropy(logits, torch.zeros(0, dtype=torch.long))}, logits)
+    assert terms["hard"].item() == 0.0
+    terms["hard"].backward()
+    assert logits.grad is not None
