@@ -38,18 +38,22 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.watch is not None and not args.watch > 0:
         parser.error("--watch: a number of seconds above 0 is needed")
-    if not args.outputs.is_dir():
-        print(f"{args.outputs}: there is no such directory; give the one that the runs are written to", file=sys.stderr)
-        return 1
     # a pipe or a log file has no width, and takes wide lines
     console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE, highlight=False)
-    if args.watch is None or not console.is_terminal:
-        console.print(render(look(args.outputs)))
-        return 0
-    return watch(args.outputs, args.watch, console)
+    try:
+        if args.outputs.is_dir():
+            if args.watch is not None and console.is_terminal:
+                watch(args.outputs, args.watch, console)
+            else:
+                console.print(render(look(args.outputs)))
+            return 0
+        print(f"{args.outputs}: there is no such directory; give the one that is written to", file=sys.stderr)
+    except OSError as error:
+        print(f"{error.filename or args.outputs}: {error.strerror}", file=sys.stderr)
+    return 1
 
 
-def watch(outputs: Path, seconds: float, console: Console) -> int:
+def watch(outputs: Path, seconds: float, console: Console) -> None:
     """Show the state on the whole terminal until Ctrl-C, which leaves the last one behind."""
     last = render(look(outputs))
     try:
@@ -60,7 +64,6 @@ def watch(outputs: Path, seconds: float, console: Console) -> int:
                 live.update(last, refresh=True)
     except KeyboardInterrupt:
         console.print(last)
-        return 0
 
 
 if __name__ == "__main__":
