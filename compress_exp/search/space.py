@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Protocol
 
@@ -130,10 +130,23 @@ class Space:
             raise UserError(f"{missing[0]}: there is no such key with any of the choices")
         return found
 
-    def identity(self) -> dict[str, object]:
-        """What decides which trials there can be; the order of the arguments does not matter."""
-        drawn = {key: repr(parameter) for key, parameter in self.drawn.items()}
-        return {"fixed": sorted(self.fixed.values()), "drawn": dict(sorted(drawn.items()))}
+    def identity(self, neutral: Sequence[str] = ()) -> dict[str, object]:
+        """What decides which trials there can be; the order of the arguments does not matter.
+
+        Args:
+            neutral: root keys that do not count.
+        """
+        fixed = [value for key, value in self.fixed.items() if key.lstrip("+~").split(".")[0] not in neutral]
+        return {"fixed": sorted(fixed), "drawn": {key: repr(self.drawn[key]) for key in sorted(self.drawn)}}
+
+    def without(self, key: str) -> Space:
+        """The space without a fixed key."""
+        return replace(self, fixed={name: value for name, value in self.fixed.items() if name != key})
+
+    def fix(self, key: str, value: str) -> Space:
+        """The space with one value of a key."""
+        drawn = {name: parameter for name, parameter in self.drawn.items() if name != key}
+        return replace(self, fixed=self.fixed | {key: f"{key}={value}"}, drawn=drawn)
 
     def _keys(self, group: bool) -> list[str]:
         return [key for key in [*self.fixed, *self.drawn] if (key in self.groups) is group]
@@ -194,13 +207,17 @@ def _interval(key: str, line: str, sweep: IntervalSweep) -> Number:
 
 def _range(key: str, line: str, sweep: RangeSweep) -> Number:
     start, stop, step = sweep.start, sweep.stop, sweep.step
-    if start is None or stop is None or not step or (count := math.ceil(_decimal(stop - start) / _decimal(step))) < 1:
+    if start is None or stop is None or not step or (count := _count(start, stop, step)) < 1:
         raise UserError(f"{line}: the range holds no value, so there would be no run")
     if all(isinstance(item, int) for item in (start, stop, step)):
         ends: list[float] = sorted((start, start + (count - 1) * step))
     else:
         ends = sorted(float(_decimal(start) + index * _decimal(step)) for index in (0, count - 1))
     return Number(key, ends[0], ends[1], abs(step), False)
+
+
+def _count(start: float, stop: float, step: float) -> int:
+    return math.ceil((_decimal(stop) - _decimal(start)) / _decimal(step))
 
 
 def _decimal(value: float) -> Decimal:

@@ -14,7 +14,6 @@ import sqlalchemy.exc
 from optuna.storages import RDBStorage
 
 from compress_exp.config import UserError
-from compress_exp.search.objectives import Objective
 from compress_exp.search.secrets import hide_password
 
 PATIENCE = 60.0
@@ -30,34 +29,30 @@ def place(storage: str | None, outputs: Path, name: str) -> str:
     return f"sqlite:///{directory / name}.db"
 
 
-def open_study(url: str, name: str, objectives: Sequence[Objective], identity: Mapping[str, Any]) -> optuna.Study:
+def open_study(url: str, name: str, directions: Sequence[str], identity: Mapping[str, Any]) -> optuna.Study:
     """The study of this name, made if it is not there.
 
     Args:
         url: of the storage, as SQLAlchemy reads it.
         name: of the study.
-        objectives: with their directions.
+        directions: of the objectives: "minimize" or "maximize".
         identity: what is searched; a study of something else is refused.
 
     Raises:
         UserError: the storage cannot be opened, or the study holds another search.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    directions = [str(objective.direction) for objective in objectives]
     with told(url):
-        waits = {"connect_args": {"timeout": PATIENCE}} if url.startswith("sqlite") else {}
-        storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **waits})
+        storage = _connect(url)
         study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
-        content = json.loads(
-            json.dumps({**identity, "objectives": [[item.path, item.direction] for item in objectives]})
-        )
+        content = json.loads(json.dumps(identity))
         if (found := study.user_attrs.get(IDENTITY)) is None and not study.get_trials(deepcopy=False):
             study.set_user_attr(IDENTITY, found := content)
     if found != content:
-        differs = ", ".join(key for key in content if not isinstance(found, dict) or found.get(key) != content[key])
+        differs = [key for key in content if not isinstance(found, dict) or found.get(key) != content[key]]
         raise UserError(
             f"hydra.sweeper.study_name: the study {name!r} in {hide_password(url)} is of another search "
-            f"({differs} differ); choose another name"
+            f"(other values for: {', '.join(differs)}); choose another name"
         )
     return study
 
@@ -67,12 +62,18 @@ def told(url: str) -> Iterator[None]:
     """Answer what goes wrong with a storage in one sentence."""
     try:
         yield
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise _refusal(url, _reason(error)) from error
+
+
+def _connect(url: str) -> RDBStorage:
+    waits = {"connect_args": {"timeout": PATIENCE}} if url.startswith("sqlite") else {}
+    try:
+        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **waits})
     except ImportError as error:
-        driver = getattr(error.__cause__, "name", None) or "of the database"
-        raise _refusal(
-            url, f"the driver {driver} is not installed, for PostgreSQL pip install psycopg2-binary"
-        ) from error
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
+        driver = getattr(error.__cause__, "name", None) or "for this database"
+        raise _refusal(url, f"the driver {driver} is not installed; PostgreSQL's is psycopg2-binary") from error
+    except RuntimeError as error:  # tables of another release
         raise _refusal(url, _reason(error)) from error
 
 

@@ -84,6 +84,10 @@ class Search:
             found.setdefault(tuple(trial.user_attrs[OVERRIDES]), trial)
         return sorted(found.values(), key=lambda trial: trial.values)
 
+    def own(self, overrides: Sequence[str]) -> list[str]:
+        """What was drawn of the overrides of a trial."""
+        return [item for item in overrides if item.partition("=")[0] in self.space.drawn]
+
     def _batches(self, check: Callable[[], None]) -> Iterator[list[Trial]]:
         """Trials that a killed process left behind, then new ones, then those that another process left meanwhile."""
         yield from self._left(check)
@@ -116,7 +120,7 @@ class Search:
         return list(trial.user_attrs[OVERRIDES])
 
     def _tell(self, trial: Trial, overrides: Sequence[str], outcome: Outcome) -> None:
-        name = f"trial {trial.number + 1}/{self.total} {' '.join(self._own(overrides))}"
+        name = f"trial {trial.number + 1}/{self.total} {' '.join(self.own(overrides))}"
         found = [(item, item.value(outcome.record or {})) for item in self.objectives]
         values = [value for _, value in found if value is not None]
         if len(values) == len(self.objectives):
@@ -132,9 +136,6 @@ class Search:
             trial.set_user_attr(REASON, reason)
             self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         log.error("%s: failed: %s", name, reason)
-
-    def _own(self, overrides: Sequence[str]) -> list[str]:
-        return [item for item in overrides if item not in self.space.fixed.values()]
 
 
 def make_sampler(name: str, seed: int, number: int, parallel: bool) -> BaseSampler:
