@@ -103,6 +103,29 @@ class Sweep:
             log.info("%d of %d runs are finished", there, len(members))
         return members
 
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration of one job; jobs that differ in plain values share the work on their groups.
+
+        Raises:
+            UserError: it does not compose.
+        """
+        loader = self.loader
+        values = tuple(item for item in overrides if self._is_value(item))
+        groups = tuple(item for item in overrides if item not in values)
+        try:
+            if groups not in self.composed:
+                self.composed[groups] = loader.load_sweep_config(self.root, list(groups))
+            config = deepcopy(self.composed[groups])
+            loader._apply_overrides_to_config(parse(values, loader), config)
+            return config
+        except (HydraException, ValueError):
+            pass
+        try:
+            return loader.load_sweep_config(self.root, list(overrides))
+        except HydraException as error:
+            hydra = list(self.root.hydra.overrides.hydra)
+            raise explain(error, [*hydra, *overrides], loader) from error
+
     def launch(self, members: Sequence[Member]) -> None:
         """Run what is missing, in waves; afterwards every member is finished, refused or failed."""
         told = False
@@ -161,11 +184,11 @@ class Sweep:
 
     def _member(self, overrides: tuple[str, ...]) -> Member:
         if self.identify is None:
-            self._compose(overrides)
+            self.compose(overrides)
             return Member(overrides)
         if (identity := self.known.get(overrides)) is not None:
             return Member(overrides, identity)
-        config = self._compose(overrides)
+        config = self.compose(overrides)
         own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
         try:
             identity = self.identify(own)
@@ -173,25 +196,6 @@ class Sweep:
             return Member(overrides, None, REFUSED, sentence(error))
         self.manifest.watch(own)
         return Member(overrides, identity)
-
-    def _compose(self, overrides: tuple[str, ...]) -> DictConfig:
-        """What Hydra composes; jobs that differ in plain values share the work on their groups."""
-        loader = self.loader
-        values = tuple(item for item in overrides if self._is_value(item))
-        groups = tuple(item for item in overrides if item not in values)
-        try:
-            if groups not in self.composed:
-                self.composed[groups] = loader.load_sweep_config(self.root, list(groups))
-            config = deepcopy(self.composed[groups])
-            loader._apply_overrides_to_config(parse(values, loader), config)
-            return config
-        except (HydraException, ValueError):
-            pass
-        try:
-            return loader.load_sweep_config(self.root, list(overrides))
-        except HydraException as error:
-            hydra = list(self.root.hydra.overrides.hydra)
-            raise explain(error, [*hydra, *overrides], loader) from error
 
     def _is_value(self, override: str) -> bool:
         key = override.partition("=")[0]

@@ -9,16 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_loader import ConfigLoader
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
 
+from compress_exp.command import hide_secrets
 from compress_exp.config import FieldError, UserError, build, check_choice, check_number
-from compress_exp.errors import SweepFailed, explain
+from compress_exp.errors import SweepFailed
 from compress_exp.lease import LeaseLost, leased
 from compress_exp.search.objectives import MAXIMIZE, MINIMIZE, Objective, parse
-from compress_exp.search.secrets import hide_password
 from compress_exp.search.space import read
 from compress_exp.search.splits import measured_on, on_holdout
 from compress_exp.search.storage import open_study, place, told
@@ -81,7 +79,7 @@ def search(settings: Settings, sweep: Sweep, root: DictConfig, arguments: Sequen
     for name in ("plan", "until"):
         if root.get(name):
             raise UserError(f"{name}: a search goes by measured runs, so {name}={root[name]} cannot be set with it")
-    space = read(arguments, sweep.loader, lambda overrides: _compose(sweep.loader, root, overrides)).without(OBJECTIVES)
+    space = read(arguments, sweep.loader, sweep.compose).without(OBJECTIVES)
     if not space.drawn:
         raise UserError("hydra/sweeper: a search needs something to choose, such as method=prune,quant")
     configs = [space.compose(overrides) for overrides in space.examples()]
@@ -96,7 +94,7 @@ def search(settings: Settings, sweep: Sweep, root: DictConfig, arguments: Sequen
         study = open_study(url, name, [str(item.direction) for item in objectives], identity)
         found = Search(study, space, objectives, settings.sampler, settings.seed, settings.n_trials, settings.n_jobs)
         done = len(found.ended())
-        log.info("%s: %d of %d trials are done, kept in %s", name, done, settings.n_trials, hide_password(url))
+        log.info("%s: %d of %d trials are done, kept in %s", name, done, settings.n_trials, hide_secrets(url))
         found.run(lambda batch: _evaluate(sweep, batch), still_alone)
         _close(found, sweep, split)
 
@@ -118,13 +116,6 @@ def _directed(objective: Objective, configs: Sequence[DictConfig]) -> Objective:
             f"objectives: {objective.path} is better higher in one task, lower in another; use quality/retained"
         )
     return replace(objective, direction=MAXIMIZE if higher == {True} else MINIMIZE)
-
-
-def _compose(loader: ConfigLoader, root: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    try:
-        return loader.load_sweep_config(root, list(overrides))
-    except HydraException as error:
-        raise explain(error, [*root.hydra.overrides.hydra, *overrides], loader) from error
 
 
 def _check(identify: Callable[[DictConfig], Any], configs: Sequence[DictConfig]) -> None:

@@ -13,8 +13,8 @@ import optuna
 import sqlalchemy.exc
 from optuna.storages import RDBStorage
 
+from compress_exp.command import hide_secrets
 from compress_exp.config import UserError
-from compress_exp.search.secrets import hide_password
 
 PATIENCE = 60.0
 IDENTITY = "search"
@@ -51,7 +51,7 @@ def open_study(url: str, name: str, directions: Sequence[str], identity: Mapping
     if found != content:
         differs = [key for key in content if not isinstance(found, dict) or found.get(key) != content[key]]
         raise UserError(
-            f"hydra.sweeper.study_name: the study {name!r} in {hide_password(url)} is of another search "
+            f"hydra.sweeper.study_name: the study {name!r} in {hide_secrets(url)} is of another search "
             f"(other values for: {', '.join(differs)}); choose another name"
         )
     return study
@@ -79,8 +79,8 @@ def _connect(url: str) -> RDBStorage:
 
 def _refusal(url: str, reason: str) -> UserError:
     password = re.search(r"//[^:/@]*:(.*)@", url)
-    safe = reason.replace(password[1], "***") if password and password[1] else reason
-    return UserError(f"hydra.sweeper.storage: {hide_password(url)} cannot be used ({hide_password(safe)})")
+    safe = reason.replace(password[1], "…") if password and password[1] else reason
+    return UserError(f"hydra.sweeper.storage: {hide_secrets(url)} cannot be used ({hide_secrets(safe)})")
 
 
 def _reason(error: BaseException) -> str:

@@ -8,8 +8,10 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from compress_exp.command import hide_secrets
 from compress_exp.config import UserError
-from compress_exp.search.secrets import hide_password
+
+STORAGE = "hydra.sweeper.storage="
 
 
 class OptunaSweeper(Sweeper):
@@ -42,13 +44,12 @@ class OptunaSweeper(Sweeper):
         self.params, self.identify = params or {}, identify
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what Hydra hands over; jobs, records and tracking see it without the password of the storage."""
+        """Keep what Hydra hands over; jobs, records and tracking get it without the storage and its password."""
         self.context, self.function, self.root = hydra_context, task_function, config
         given = config.hydra.overrides.hydra
-        config.hydra.overrides.hydra = [_without_password(item) for item in given]
-        if self.storage is not None:
-            config.hydra.sweeper.storage = hide_password(self.storage)
-        sys.argv[:] = [_without_password(item) for item in sys.argv]
+        config.hydra.overrides.hydra = [item for item in given if not item.startswith(STORAGE)]
+        config.hydra.sweeper.storage = None
+        sys.argv[:] = [hide_secrets(item) if item.startswith(STORAGE) else item for item in sys.argv]
 
     def sweep(self, arguments: list[str]) -> None:
         """Search, and show what was found.
@@ -71,7 +72,3 @@ class OptunaSweeper(Sweeper):
         sweep = Sweep(self.context, self.function, self.root, [*space, "hydra/sweeper=optuna"], self.identify)
         settings = Settings(self.n_trials, self.n_jobs, self.sampler, self.seed, self.storage, self.study_name)
         search(settings, sweep, self.root, space)
-
-
-def _without_password(argument: str) -> str:
-    return hide_password(argument) if argument.startswith("hydra.sweeper.storage=") else argument
