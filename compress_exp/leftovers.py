@@ -29,6 +29,7 @@ class Leftover:
         why: in a few words.
         key: of the artifact it is, or is of; None where nothing can refer to it.
         gone: whether that artifact is not there.
+        half: whether it is a build of that artifact that was interrupted.
     """
 
     path: Path
@@ -36,17 +37,20 @@ class Leftover:
     why: str
     key: str | None = None
     gone: bool = False
+    half: bool = False
 
     def free(self, references: References) -> bool:
         """Whether nothing refers to it."""
         if self.key is None:
             return True
+        if self.half:
+            return self.key not in references.awaited
         return not references.doubts and self.key not in (references.used if self.gone else references.needed)
 
 
 def leftovers(outputs: Path, references: References) -> list[Leftover]:
     """Everything that can go, without what a live lease covers."""
-    found = [*_artifacts(outputs), *_evaluations(outputs), *_halves(outputs), *_files(outputs)]
+    found = [*_artifacts(outputs), *_evaluations(outputs), *_halves(outputs, references), *_files(outputs)]
     return [item for item in found if item.free(references) and not _held(item.leased)]
 
 
@@ -81,7 +85,7 @@ def _evaluations(outputs: Path) -> Iterator[Leftover]:
             )
 
 
-def _halves(outputs: Path) -> Iterator[Leftover]:
+def _halves(outputs: Path, references: References) -> Iterator[Leftover]:
     """Half-built directories, and what was set aside for a successor that is there."""
     places = [outputs / "artifacts", outputs / "evaluations", *directories(outputs / "runs")]
     for place in places:
@@ -89,7 +93,9 @@ def _halves(outputs: Path) -> Iterator[Leftover]:
         for path in directories(place):
             name, mark, _ = path.name.partition(".partial-")
             if mark and not _complete(path):
-                yield Leftover(path, whose or place / name, "half-built, nobody works on it")
+                why = "half-built, an unfinished run of a sweep would go on from it"
+                why = why if name in references.wanted else "half-built, nobody works on it"
+                yield Leftover(path, whose or place / name, why, name, half=True)
         for path in _hidden(place, ".old"):
             name = path.name[1:].removesuffix(".old")
             if (place / name).exists():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from compress_exp.lease import holder, lease_file
+from compress_exp.status.sweeps import lives
 
 _KEY = re.compile(r"(?<![0-9a-f])[0-9a-f]{16}(?![0-9a-f])")
 
@@ -25,11 +26,15 @@ class References:
     Attributes:
         needed: keys that something refers to, whether the artifact is there or not.
         used: those that a run which is going on refers to.
+        wanted: those that an unfinished run of a sweep refers to.
+        awaited: those of them whose sweep is going on; it starts such a run again.
         doubts: one sentence for each thing that may refer to artifacts unseen; while there is any, none may go.
     """
 
     needed: frozenset[str]
     used: frozenset[str]
+    wanted: frozenset[str]
+    awaited: frozenset[str]
     doubts: tuple[str, ...]
 
 
@@ -63,15 +68,17 @@ class Reader:
     def references(self) -> References:
         """Everything that refers to artifacts now."""
         doubts: list[str] = []
-        wanted: dict[str, set[str]] = {}
-        needed: set[str] = set()
-        for member in self._members(doubts):
+        chains: dict[str, set[str]] = {}
+        wanted: set[str] = set()
+        awaited: set[str] = set()
+        for member, alive in self._members(doubts):
             keys = set(_KEY.findall(json.dumps(member)))
             if member["name"] is not None:
-                wanted.setdefault(member["name"], set()).update(keys)
+                chains.setdefault(member["name"], set()).update(keys)
             if member.get("until") is not None or not self._recorded(member["name"]):
-                needed |= keys
-        used: set[str] = set()
+                wanted |= keys
+                awaited |= keys if alive else set()
+        needed, used = set(wanted), set[str]()
         for directory in directories(self.outputs / "runs"):
             record = self._content(directory / "record.json")
             if record is not None:
@@ -79,20 +86,28 @@ class Reader:
                 if not isinstance(record.parsed, dict):
                     doubts.append(f"{directory / 'record.json'} is damaged; repeat its command or delete it")
             if lease_file(directory).exists() and (owner := holder(directory)) is not None and owner.alive:
-                used |= wanted.get(directory.name, set()) | (record.keys if record is not None else set())
-                if directory.name not in wanted and record is None:
+                used |= chains.get(directory.name, set()) | (record.keys if record is not None else set())
+                if directory.name not in chains and record is None:
                     doubts.append(f"{directory.name} is going on ({owner}) and says nowhere what it needs")
-        return References(frozenset(self._closed(needed | used)), frozenset(self._closed(used)), tuple(doubts))
+        return References(
+            needed=self._closed(needed | used),
+            used=self._closed(used),
+            wanted=self._closed(wanted),
+            awaited=self._closed(awaited),
+            doubts=tuple(doubts),
+        )
 
-    def _members(self, doubts: list[str]) -> Iterator[dict[str, Any]]:
-        """The runs that sweeps ask for."""
+    def _members(self, doubts: list[str]) -> Iterator[tuple[dict[str, Any], bool]]:
+        """The runs that sweeps ask for, and whether the sweep is going on."""
         for directory in directories(self.outputs / "sweeps"):
             path = directory / "sweep.json"
             content = self._content(path)
             if content is None:
                 continue
-            members = content.parsed.get("members") if isinstance(content.parsed, dict) else None
-            if not isinstance(members, list) or not all(isinstance(m, dict) and "name" in m for m in members):
+            try:
+                alive = bool(lives(content.parsed))
+                members = [(member, alive) for member in content.parsed["members"] if "name" in member]
+            except (KeyError, TypeError, ValueError):
                 doubts.append(f"{path} is damaged; repeat its command or delete it")
                 continue
             yield from members
@@ -100,7 +115,7 @@ class Reader:
     def _recorded(self, name: str | None) -> bool:
         return name is not None and (self.outputs / "runs" / name / "record.json").exists()
 
-    def _closed(self, keys: set[str]) -> set[str]:
+    def _closed(self, keys: set[str]) -> frozenset[str]:
         """The keys with all that their artifacts' recipes refer to."""
         found: set[str] = set()
         open_keys = set(keys)
@@ -109,7 +124,7 @@ class Reader:
             found.add(key)
             recipe = self._content(self.outputs / "artifacts" / key / "recipe.json")
             open_keys |= recipe.keys - found if recipe is not None else set()
-        return found
+        return frozenset(found)
 
     def _content(self, path: Path) -> _Content | None:
         try:

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -146,6 +148,17 @@ def test_what_interrupted_processes_left(tmp_path: Path) -> None:
     assert listed(tmp_path) == {"artifacts/live.partial-1": "half-built, nobody works on it"}
     assert {path.name for path in directory.iterdir()} == {"record.json", "deploy", ".status.json.7.tmp"}
     assert Store(tmp_path / "artifacts").find(key) is not None
+
+
+def test_what_a_sweep_goes_on_from_is_said_and_kept_while_it_is_going_on(tmp_path: Path) -> None:
+    key = digest(BASELINE)
+    half = tmp_path / "artifacts" / f"{key}.partial-1"
+    half.mkdir(parents=True)
+    sweep(tmp_path, "x", member("a", "seed=0", chain=[key]))
+    assert list(listed(tmp_path).values()) == ["half-built, an unfinished run of a sweep would go on from it"]
+    here = {"host": platform.node(), "pid": os.getpid(), "started": datetime.now(UTC).isoformat()}
+    sweep(tmp_path, "y", member("a", "seed=0", chain=[key]), **here)
+    assert listed(tmp_path) == {}
 
 
 def test_a_build_one_rename_short_of_its_name_is_an_artifact(tmp_path: Path) -> None:

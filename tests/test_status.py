@@ -180,8 +180,10 @@ def test_builds_in_progress_and_those_that_were_left(tmp_path: Path) -> None:
         (tmp_path / "artifacts" / f"{key}.partial-0").mkdir(parents=True)
     with leased(tmp_path / "artifacts" / "live", 60, "x"):
         shown = text(look(tmp_path))
-    assert f"artifact live: being built by process {os.getpid()} on {platform.node()}" in shown
-    assert "artifact left: half-built, nobody works on it" in shown
+        assert f"artifact live: being built by process {os.getpid()} on {platform.node()}" in shown
+        assert "1 half-built artifact is left: the command that began goes on" in shown
+        with leased(run(tmp_path, "a", state="running"), 60, "x"):
+            assert "being built" not in text(look(tmp_path))
 
 
 def test_damaged_files_are_named_in_one_line_each(tmp_path: Path) -> None:

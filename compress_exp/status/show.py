@@ -45,11 +45,18 @@ def _parts(snapshot: Snapshot) -> Iterator[RenderableType]:
         yield from _listed("runs of no sweep", snapshot.others)
     elif snapshot.others:
         yield Text(f"runs of no sweep: all {len(snapshot.others)} finished", style="green")
+    yield from _builds(snapshot)
+
+
+def _builds(snapshot: Snapshot) -> Iterator[Text]:
+    """Builds that no run listed above is at, and how many are left half-built."""
+    running = {(state.host, state.pid) for state in snapshot.states if state.state == RUNNING}
     for build in snapshot.builds:
-        if build.alive:
+        if build.alive and build.holder is not None and (build.holder.host, build.holder.pid) not in running:
             yield Text(f"artifact {build.key}: being built by {build.holder}")
-        else:
-            yield Text(f"artifact {build.key}: half-built, nobody works on it; the command that began it goes on")
+    if left := sum(not build.alive for build in snapshot.builds):
+        what = f"{left} half-built artifact{' is' if left == 1 else 's are'} left"
+        yield Text(f"{what}: the command that began goes on, python -m compress_exp.clean removes")
 
 
 def _head(sweep: Sweep) -> str:

@@ -74,8 +74,13 @@ class Snapshot:
     @property
     def counts(self) -> Counter[str]:
         """How many runs are in each state; one that several sweeps ask for counts once."""
+        return Counter(state.state for state in self.states)
+
+    @property
+    def states(self) -> list[State]:
+        """The states of all runs, each once."""
         rows = [row for sweep in self.sweeps for row in sweep.rows] + list(self.others)
-        return Counter({row.name or row.overrides: row.state.state for row in rows}.values())
+        return list({row.name or row.overrides: row.state for row in rows}.values())
 
 
 def look(outputs: Path) -> Snapshot:
@@ -102,7 +107,7 @@ def look(outputs: Path) -> Snapshot:
 
 
 def _sweep(content: Mapping[str, Any], states: Mapping[str, State], artifacts: Path) -> Sweep:
-    alive = _alive(content)
+    alive = lives(content)
     rows = [
         Row(member["name"], tuple(map(str, member["overrides"])), _member_state(member, states, artifacts, alive))
         for member in content["members"]
@@ -111,8 +116,11 @@ def _sweep(content: Mapping[str, Any], states: Mapping[str, State], artifacts: P
     return Sweep(str(content["command"]), parent, alive, str(content["updated"]), tuple(rows))
 
 
-def _alive(content: Mapping[str, Any]) -> bool | None:
-    """Whether the sweep's process lives: one with its number that began later is another."""
+def lives(content: Mapping[str, Any]) -> bool | None:
+    """Whether the process of a `sweep.json` lives, None if it is on another host.
+
+    A process with its number that began later is another.
+    """
     if content["host"] != platform.node():
         return None
     try:
