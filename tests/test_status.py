@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +165,19 @@ def test_a_run_waits_while_the_process_of_its_sweep_lives(tmp_path: Path) -> Non
         tmp_path, "y", member("b", "seed=0"), **here, started=START
     )  # before this process began: another had its number
     assert states(look(tmp_path)) == {"a": "waiting", "b": "missing"}
+
+
+def test_what_an_earlier_attempt_left_waits_for_the_sweep_that_is_going_on(tmp_path: Path) -> None:
+    run(tmp_path, "a", state="failed", reason="no.", started="2025-01-01T00:00:00+00:00")
+    run(tmp_path, "b", state="running", started="2025-01-01T00:00:00+00:00")
+    began = datetime.fromtimestamp(psutil.Process().create_time() + 1, UTC)
+    run(tmp_path, "c", state="failed", reason="no.", started=(began + timedelta(seconds=1)).isoformat())
+    os.utime(run(tmp_path, "d", record=True) / "record.json", (1, 1))
+    members = [member(name, f"seed={seed}", state="running", force="all") for seed, name in enumerate("abcd")]
+    sweep(tmp_path, "x", *members, host=platform.node(), pid=os.getpid(), started=began.isoformat())
+    found = look(tmp_path)
+    assert states(found) == {"a": "waiting", "b": "waiting", "c": "failed", "d": "waiting"}
+    assert re.search(r"seed=1 +waiting +prune 12/48", text(found))
 
 
 def test_a_sweep_up_to_a_stage_is_finished_with_its_artifacts(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compress_exp.manifest import FAILED, FINISHED, MISSING, REFUSED, RUNNING
-from compress_exp.status.runs import INTERRUPTED, STATES, State
+from compress_exp.status.runs import INTERRUPTED, STATES, WAITING, State
 from compress_exp.status.sweeps import Row, Snapshot, Sweep
 
 STYLES = {RUNNING: "cyan", FAILED: "red", INTERRUPTED: "yellow", REFUSED: "red", FINISHED: "green"}
@@ -91,7 +91,7 @@ def _labels(rows: Sequence[Row]) -> list[str]:
 
 
 def _where(state: State) -> str:
-    if state.host is None or state.state == FINISHED:
+    if state.host is None or state.state in (FINISHED, WAITING):
         return ""
     return f"{state.host}, job {state.job}" if state.job else f"{state.host}, process {state.pid}"
 
@@ -110,6 +110,6 @@ def _units() -> Iterable[tuple[int, str]]:
 
 def _progress(state: State) -> str:
     """The stage with its steps, and why it ended."""
-    stage = state.stage if state.state in (RUNNING, FAILED, INTERRUPTED) else None
+    stage = state.stage if state.state in (RUNNING, FAILED, INTERRUPTED, WAITING) else None
     steps = f" {state.step}/{state.steps} ({state.step / state.steps:.0%})" if stage and state.steps else ""
     return ": ".join(filter(None, [f"{stage or ''}{steps}", state.reason]))

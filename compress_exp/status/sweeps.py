@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from compress_exp.manifest import FAILED, FINISHED, MISSING, REFUSED
-from compress_exp.status.runs import WAITING, Build, State, builds, read, run_states
+from compress_exp.status.runs import INTERRUPTED, WAITING, Build, State, builds, read, run_states
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def look(outputs: Path) -> Snapshot:
         if content is None:
             continue
         try:
-            sweeps.append(_sweep(content, states, outputs / "artifacts"))
+            sweeps.append(_sweep(content, states, outputs))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             problems.append(f"{path} is damaged ({type(error).__name__}: {error}) and left out")
     sweeps.sort(key=lambda sweep: sweep.updated, reverse=True)
@@ -106,12 +106,15 @@ def look(outputs: Path) -> Snapshot:
     return Snapshot(tuple(sweeps), others, tuple(builds(outputs / "artifacts")), tuple(problems))
 
 
-def _sweep(content: Mapping[str, Any], states: Mapping[str, State], artifacts: Path) -> Sweep:
+def _sweep(content: Mapping[str, Any], states: Mapping[str, State], outputs: Path) -> Sweep:
     alive = lives(content)
-    rows = [
-        Row(member["name"], tuple(map(str, member["overrides"])), _member_state(member, states, artifacts, alive))
-        for member in content["members"]
-    ]
+    began = datetime.fromisoformat(content["started"])
+    rows = []
+    for member in content["members"]:
+        state = _member_state(member, states, outputs, bool(alive))
+        if alive and member["state"] != FINISHED and _earlier(member, state, outputs, began):
+            state = replace(state, state=WAITING, reason=None)
+        rows.append(Row(member["name"], tuple(map(str, member["overrides"])), state))
     parent = f"process {content['pid']} on {content['host']}"
     return Sweep(str(content["command"]), parent, alive, str(content["updated"]), tuple(rows))
 
@@ -131,15 +134,24 @@ def lives(content: Mapping[str, Any]) -> bool | None:
         return False
 
 
-def _member_state(member: Mapping[str, Any], states: Mapping[str, State], artifacts: Path, alive: bool | None) -> State:
+def _member_state(member: Mapping[str, Any], states: Mapping[str, State], outputs: Path, alive: bool) -> State:
     """What the run's directory tells; where it tells nothing, what the sweep's process last knew."""
     if member["name"] is None:
         return State(member["state"], member["reason"])
     until = member.get("until")
-    if until is not None and all((artifacts / key).is_dir() for key in member["chain"][: until + 1]):
+    if until is not None and all((outputs / "artifacts" / key).is_dir() for key in member["chain"][: until + 1]):
         return State(FINISHED)
     if (state := states.get(member["name"])) is not None and not (until is not None and state.state == FINISHED):
         return state
     if member["state"] in (FAILED, REFUSED):
         return State(member["state"], member["reason"])
     return State(WAITING if alive else MISSING)
+
+
+def _earlier(member: Mapping[str, Any], state: State, outputs: Path, began: datetime) -> bool:
+    """Whether a state is that of an earlier attempt, which the sweep is going to repeat."""
+    if state.state in (FAILED, INTERRUPTED):
+        return state.started is not None and state.started < began
+    record = outputs / "runs" / str(member["name"]) / "record.json"
+    again = state.state == FINISHED and bool(member.get("force")) and record.exists()
+    return again and record.stat().st_mtime < began.timestamp()
