@@ -12,6 +12,7 @@ import netrc
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,6 +104,9 @@ class WandbTracking(Tracking):
         """Send what the server does not have."""
         before = self._shown(directory)
         sent, unsent = _sessions(place, before)
+        if unsent and len(curves) < before["rows"]:
+            run.finish()
+            raise RuntimeError(f"its curves are in {place / unsent[-1]} only; send that first by wandb sync")
         shown = {"id": record["run"]["id"], "mode": "online", "on_server": True, "sessions": sent}
         try:
             rows = before["rows"] if before.get("on_server") or sent else 0
@@ -112,7 +116,7 @@ class WandbTracking(Tracking):
             _fill(run, record, [row for row in curves if row["step"] >= run.starting_step])
         finally:
             run.finish()
-        return shown | {"rows": len(curves)}
+        return shown | {"rows": max(len(curves), rows)}
 
     def _offline(
         self, record: Json, curves: Sequence[Json], config: Json, place: Path, directory: Path
@@ -123,17 +127,22 @@ class WandbTracking(Tracking):
         if on_server and before["rows"] < len(curves):
             raise RuntimeError("the server has a part of this history; the same command completes it once it answers")
         sent, unsent = _sessions(place, before)
+        if len(curves) < before.get("rows", 0):  # the artifacts that had them are gone
+            sent, unsent = [*sent, *unsent], []
         identifier = record["run"]["id"]
         aside = place / f".partial-{identifier}"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
+        if sent:
+            time.sleep(1)  # W&B names sessions by the second
         run = self._init(record, config, aside, "offline")
         try:
             _fill(run, record, [] if sent or on_server else curves)
         finally:
             run.finish()
         session = Path(run.dir).parent
-        shown = {"id": identifier, "mode": "offline", "on_server": on_server, "rows": len(curves)}
+        rows = max(len(curves), before.get("rows", 0))
+        shown = {"id": identifier, "mode": "offline", "on_server": on_server, "rows": rows}
         self._note(directory, shown | {"sessions": sent, "changing": [*unsent, session.name], "record": None})
         for name in unsent:
             shutil.rmtree(place / name)

@@ -18,7 +18,7 @@ from tests.wandb_server import Wandb, serve
 
 ID = "abc123"
 RUN = {"id": ID, "name": f"tiny-{ID}", "model": "tiny", "task": "reviews", "method": ["prune"]}
-CURVES = [{"step": 5 * step, "train/loss": 1 / (step + 1)} for step in range(40)]
+CURVES: list[dict[str, float]] = [{"step": 5 * step, "train/loss": 1 / (step + 1)} for step in range(40)]
 OFFLINE = WandbTracking(mode="offline", timeout=5)
 ONLINE = WandbTracking(mode="online", timeout=5)
 KILLED = """
@@ -67,9 +67,9 @@ def measured(outputs: Path, quality: float) -> tuple[dict[str, Any], Path]:
     return record, directory
 
 
-def log(tracking: WandbTracking, outputs: Path, quality: float) -> Path:
+def log(tracking: WandbTracking, outputs: Path, quality: float, curves: list[dict[str, float]] = CURVES) -> Path:
     record, directory = measured(outputs, quality)
-    tracking.log(record, CURVES, {"quality": quality}, directory)
+    tracking.log(record, curves, {"quality": quality}, directory)
     return directory
 
 
@@ -140,6 +140,16 @@ def test_what_was_kept_offline_is_sent_when_the_server_is_there(server: Wandb, t
     check_history(server, 0.3)
     log(ONLINE, tmp_path, 0.4)
     check_history(server, 0.4)
+
+
+def test_curves_that_only_an_offline_session_has_are_not_lost(server: Wandb, tmp_path: Path) -> None:
+    log(OFFLINE, tmp_path, 0.1)
+    log(OFFLINE, tmp_path, 0.2, curves=[])
+    assert not ONLINE.done(log(ONLINE, tmp_path, 0.3, curves=[]))
+    sync(tmp_path)
+    check_history(server, 0.2)
+    assert ONLINE.done(log(ONLINE, tmp_path, 0.3, curves=[]))
+    check_history(server, 0.3)
 
 
 def test_broken_off_online_goes_on_where_the_server_stands(
