@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from compress_exp.search.objectives import MAXIMIZE, MINIMIZE, Objective, parse
 from compress_exp.search.space import read
 from compress_exp.search.splits import measured_on, on_holdout
 from compress_exp.search.storage import open_study, place, told
-from compress_exp.search.study import OVERRIDES, REASON, SAMPLERS, Outcome, Search
+from compress_exp.search.study import OVERRIDES, REASON, SAMPLERS, Evaluate, Outcome, Search
 from compress_exp.search.table import Result, show
 from compress_exp.store import digest
 from compress_exp.sweep import Sweep
@@ -28,7 +29,7 @@ from compress_exp.sweep import Sweep
 log = logging.getLogger("compress_exp")
 
 OBJECTIVES = "objectives"
-NEUTRAL = ("outputs", "tracking", "force", "since", "lease_seconds")  # of no influence on what a trial finds
+ELSEWHERE = ("outputs", "tracking", "force", "since", "lease_seconds")  # may be others where the study goes on
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,17 @@ def search(settings: Settings, sweep: Sweep, root: DictConfig, arguments: Sequen
     for name in ("plan", "until"):
         if root.get(name):
             raise UserError(f"{name}: a search goes by measured runs, so {name}={root[name]} cannot be set with it")
-    space = read(arguments, sweep.loader, sweep.compose).without(OBJECTIVES)
+    space = read(arguments, sweep.loader, sweep.compose).without([OBJECTIVES])[0]
+    space, here = space.without(ELSEWHERE)
     if not space.drawn:
         raise UserError("hydra/sweeper: a search needs something to choose, such as method=prune,quant")
+    evaluate = partial(_evaluate, sweep, here)
     configs = [space.compose(overrides) for overrides in space.examples()]
     objectives = [_directed(objective, configs) for objective in _objectives(root)]
     space, split = on_holdout(space, configs[0])
     if sweep.identify is not None:
-        _check(sweep.identify, [space.compose(overrides) for overrides in space.examples()])
-    identity = space.identity(NEUTRAL) | {OBJECTIVES: [[item.path, item.direction] for item in objectives]}
+        _check(sweep.identify, [sweep.compose([*overrides, *here]) for overrides in space.examples()])
+    identity = space.identity() | {OBJECTIVES: [[item.path, item.direction] for item in objectives]}
     name = settings.study_name or f"search-{digest(identity)[:8]}"
     url = place(settings.storage, sweep.outputs, name)
     with _alone(sweep.outputs / "searches" / name, root.lease_seconds, name) as still_alone, told(url):
@@ -95,8 +98,8 @@ def search(settings: Settings, sweep: Sweep, root: DictConfig, arguments: Sequen
         found = Search(study, space, objectives, settings.sampler, settings.seed, settings.n_trials, settings.n_jobs)
         done = len(found.ended())
         log.info("%s: %d of %d trials are done, kept in %s", name, done, settings.n_trials, hide_secrets(url))
-        found.run(lambda batch: _evaluate(sweep, batch), still_alone)
-        _close(found, sweep, split)
+        found.run(evaluate, still_alone)
+        _close(found, evaluate, split, here)
 
 
 def _objectives(root: DictConfig) -> list[Objective]:
@@ -141,13 +144,13 @@ def _alone(path: Path, seconds: float, name: str) -> Iterator[Callable[[], None]
         raise UserError(f"{name}: this process gave no sign of life, another one took the search over") from error
 
 
-def _evaluate(sweep: Sweep, batch: Sequence[Sequence[str]]) -> list[Outcome]:
-    members = sweep.members(batch)
+def _evaluate(sweep: Sweep, here: Sequence[str], batch: Sequence[Sequence[str]]) -> list[Outcome]:
+    members = sweep.members([[*overrides, *here] for overrides in batch])
     sweep.launch(members)
     return [Outcome(sweep.record(member), member.reason) for member in members]
 
 
-def _close(found: Search, sweep: Sweep, split: str | None) -> None:
+def _close(found: Search, evaluate: Evaluate, split: str | None, here: Sequence[str]) -> None:
     """List what failed; measure the Pareto set on rows that no choice looked at, and show it."""
     ended = found.ended()
     failed = [trial for trial in ended if trial.state is TrialState.FAIL]
@@ -160,12 +163,12 @@ def _close(found: Search, sweep: Sweep, split: str | None) -> None:
         "%d of %d trials are in the Pareto set%s", len(best), len(ended), f", measured on {split} now" if split else ""
     )
     commands = [list(trial.user_attrs[OVERRIDES]) for trial in best]
-    outcomes = [Outcome(None)] * len(best)
+    outcomes: Sequence[Outcome] = [Outcome(None)] * len(best)
     if split is not None:
         commands = [measured_on(overrides, split) for overrides in commands]
-        outcomes = _evaluate(sweep, commands)
+        outcomes = evaluate(commands)
     results = [
-        Result(trial.number, found.own(overrides), trial.values, outcome.record, overrides)
+        Result(trial.number, found.own(overrides), trial.values, outcome.record, [*overrides, *here])
         for trial, overrides, outcome in zip(best, commands, outcomes, strict=True)
     ]
     show(results, found.objectives, split)

@@ -130,18 +130,18 @@ class Space:
             raise UserError(f"{missing[0]}: there is no such key with any of the choices")
         return found
 
-    def identity(self, neutral: Sequence[str] = ()) -> dict[str, object]:
-        """What decides which trials there can be; the order of the arguments does not matter.
+    def identity(self) -> dict[str, object]:
+        """What decides which trials there can be; the order of the arguments does not matter."""
+        return {
+            "fixed": sorted(self.fixed.values()),
+            "drawn": {key: repr(self.drawn[key]) for key in sorted(self.drawn)},
+        }
 
-        Args:
-            neutral: root keys that do not count.
-        """
-        fixed = [value for key, value in self.fixed.items() if key.lstrip("+~").split(".")[0] not in neutral]
-        return {"fixed": sorted(fixed), "drawn": {key: repr(self.drawn[key]) for key in sorted(self.drawn)}}
-
-    def without(self, key: str) -> Space:
-        """The space without a fixed key."""
-        return replace(self, fixed={name: value for name, value in self.fixed.items() if name != key})
+    def without(self, names: Sequence[str]) -> tuple[Space, list[str]]:
+        """The space without what is fixed below some root keys, and that."""
+        apart = {key: value for key, value in self.fixed.items() if key.lstrip("+~").split(".")[0] in names}
+        rest = {key: value for key, value in self.fixed.items() if key not in apart}
+        return replace(self, fixed=rest), list(apart.values())
 
     def fix(self, key: str, value: str) -> Space:
         """The space with one value of a key."""

@@ -37,6 +37,9 @@ class Outcome:
     reason: str | None = None
 
 
+Evaluate = Callable[[Sequence[Sequence[str]]], Sequence[Outcome]]
+
+
 @dataclass(frozen=True)
 class Search:
     """A study with what it searches and how; the study keeps all state.
@@ -59,7 +62,7 @@ class Search:
     total: int
     parallel: int
 
-    def run(self, evaluate: Callable[[list[list[str]]], list[Outcome]], check: Callable[[], None]) -> None:
+    def run(self, evaluate: Evaluate, check: Callable[[], None]) -> None:
         """Run trials in batches until the study has as many as asked for.
 
         Args:

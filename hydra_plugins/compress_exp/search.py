@@ -61,7 +61,7 @@ class OptunaSweeper(Sweeper):
         try:
             from compress_exp.search.search import Settings, search
         except ModuleNotFoundError as error:
-            if error.name != "optuna":
+            if (error.name or "").split(".")[0] != "optuna":
                 raise
             raise UserError(
                 "hydra/sweeper=optuna: Optuna is not installed; pip install 'compress_exp[optuna]'"

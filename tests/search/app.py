@@ -33,7 +33,6 @@ outputs: {outputs}
 lease_seconds: 5
 plan: false
 until: null
-pause: 0 # seconds that a run takes
 unlucky: 2 # a sparsity from which runs fail
 objectives: [quality/retained, size/artifact_bytes]
 task: {{_target_: tests.search.app.Task, holdout: 0.0, evaluate_on: null, name: toy}}
@@ -48,7 +47,7 @@ METHODS = {
     "quant": "# @package method.quant\nbits: 8\nscale: 1.0\n",
 }
 WEIGHTS = {"accuracy": 1, "compression": 1, "speed": 1}
-NEUTRAL = ("outputs", "pause", "objectives", "lease_seconds", "unlucky")
+NEUTRAL = ("outputs", "objectives", "lease_seconds", "unlucky")
 
 
 class Task:
@@ -89,12 +88,12 @@ def formulas(method: Any) -> tuple[float, float]:
 
 
 def run(config: DictConfig) -> dict[str, Any]:
-    """Write a record; note that the run was done, and when it began."""
+    """Note that the run was begun; after `PAUSE` seconds write its record."""
     own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
     directory = Path(config.outputs) / "runs" / identify(own).name
     with (Path(config.outputs) / "done.txt").open("a") as stream:
         stream.write(f"{directory.name} {os.getpid()}\n")
-    time.sleep(config.pause)
+    time.sleep(float(os.environ.get("PAUSE", "0")))
     if "prune" in config.method and config.method.prune.sparsity >= config.unlucky:
         raise UserError("method.prune.sparsity: out of luck")
     quality, size = formulas(config.method)
