@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ log = logging.getLogger("compress_exp")
 
 
 # What transformers says while it loads: new heads are expected, and damage is told by our own checks.
+TERMINATED = 128 + signal.SIGTERM
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -130,10 +132,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except (KeyboardInterrupt, SystemExit) as error:
         # Lightning turns the first into the second
-        if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
+        interrupted = isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
+        if not interrupted and getattr(error, "code", None) != TERMINATED:
             raise
-        print("interrupted: what is finished is kept, the same command goes on from there", file=sys.stderr)
-        return 130
+        word = "interrupted" if interrupted else "terminated"
+        print(f"{word}: what is finished is kept, the same command goes on from there", file=sys.stderr)
+        return 130 if interrupted else TERMINATED
     except Exception as error:
         sentence = refusal(error)
         if sentence is None or os.environ.get("HYDRA_FULL_ERROR") == "1":

@@ -35,9 +35,8 @@ def records(outputs):
 
 
 def artifacts(outputs):
-    return {
-        path.name: path for path in sorted((Path(outputs) / "artifacts").iterdir()) if not path.name.startswith(".")
-    }
+    found = sorted((Path(outputs) / "artifacts").iterdir())
+    return {path.name: path for path in found if path.is_dir() and not path.name.startswith(".")}
 
 
 def assert_same_artifacts(one, other):
