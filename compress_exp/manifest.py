@@ -31,6 +31,7 @@ class Identity:
         until: the last stage that is wanted (0: the baseline), None for a measured run.
         every_stage: the record must hold the quality of every stage.
         score: weights of the record's score.
+        tracking: the settings of the tracker that is to show it; None for no tracker.
     """
 
     run: str
@@ -40,6 +41,7 @@ class Identity:
     until: int | None
     every_stage: bool
     score: Mapping[str, float]
+    tracking: Mapping[str, Any] | None = None
 
 
 @dataclass

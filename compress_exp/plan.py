@@ -115,6 +115,12 @@ class Plan:
         return self.chain[-1]
 
     @property
+    def budgets(self) -> list[TrainConfig]:
+        """Those of everything that trains."""
+        own = [] if self.model.finetuned else [self.train]
+        return own + [stage.train for stage in self.stages if stage.trains]
+
+    @property
     def label(self) -> str:
         """The stages' names in order."""
         return ", ".join(stage.label for stage in self.stages)
@@ -191,6 +197,7 @@ def identity(planned: Plan, config: DictConfig) -> Identity:
         until=until if until is None else min(until, len(planned.stages)),
         every_stage=config.measure.stages == "all",
         score=plain(config.score),
+        tracking=plain(config.tracking),
     )
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,13 +32,15 @@ class Progress:
     Args:
         directory: of the run.
         run: its id.
+        chain: keys of the artifacts that it needs.
     """
 
-    def __init__(self, directory: Path, run: str) -> None:
+    def __init__(self, directory: Path, run: str, chain: Sequence[str]) -> None:
         self.path = directory / STATUS
         self.content: dict[str, Any] = {
             "run": run,
             "name": directory.name,
+            "chain": list(chain),
             "state": "running",
             "reason": None,
             "host": platform.node(),
@@ -82,14 +84,14 @@ class Progress:
 
 
 @contextmanager
-def reported(directory: Path, run: str) -> Iterator[Progress]:
+def reported(directory: Path, run: str, chain: Sequence[str]) -> Iterator[Progress]:
     """Keep the status of a run while it works; nothing is left of it once the run has done what it was asked.
 
     What stops it from outside (a signal, a power cut) leaves the status as it was: whoever finds it without a living
     holder of the run's lease knows that the run was interrupted.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    progress = Progress(directory, run)
+    progress = Progress(directory, run, chain)
     try:
         yield progress
     except Exception as error:

@@ -85,9 +85,14 @@ class Reader:
                 needed |= record.keys
                 if not isinstance(record.parsed, dict):
                     doubts.append(f"{directory / 'record.json'} is damaged; repeat its command or delete it")
+            status = self._content(directory / "status.json")
+            if status is not None:
+                needed |= status.keys
             if lease_file(directory).exists() and (owner := holder(directory)) is not None and owner.alive:
-                used |= chains.get(directory.name, set()) | (record.keys if record is not None else set())
-                if directory.name not in chains and record is None:
+                used |= chains.get(directory.name, set())
+                for content in filter(None, (record, status)):
+                    used |= content.keys
+                if directory.name not in chains and record is None and status is None:
                     doubts.append(f"{directory.name} is going on ({owner}) and says nowhere what it needs")
         return References(
             needed=self._closed(needed | used),

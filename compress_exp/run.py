@@ -36,6 +36,8 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     Raises:
         UserError: the configuration or this machine cannot do it, in one sentence.
     """
+    from compress_exp.training.team import check_devices
+
     planned = plan(config)
     outputs = Path(config.outputs)
     store = Store(outputs / "artifacts", config.lease_seconds)
@@ -45,9 +47,16 @@ def run(config: DictConfig) -> dict[str, Any] | None:
         return None
     asked = identity(planned, config)
     if (record := _there(asked, directory)) is not None:
+        if not planned.tracking.done(directory):
+            with leased(directory, config.lease_seconds, planned.label):
+                if planned.tracking.done(directory):
+                    return record
+                _track(planned, config, record, [place for key in planned.chain if (place := store.find(key))])
         return record
     planned.hardware.check_host(planned.facts.family.kind, planned.integer)
     missing = sum(store.find(key) is None for key in planned.chain)
+    if missing:
+        check_devices(max((budget.devices for budget in planned.budgets), default=1))
     if (needed := disk_bytes(planned, missing)) > (free := free_bytes(outputs)):
         raise UserError(
             f"outputs: about {needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free; make room first"
@@ -75,7 +84,7 @@ def _work(planned: Plan, asked: Identity, config: DictConfig, store: Store, leas
     if (record := _there(asked, directory)) is not None:
         return record
     fresh = config.since or psutil.Process().create_time()
-    with reported(directory, planned.run_id) as progress:
+    with reported(directory, planned.run_id, planned.chain) as progress:
         until = len(planned.stages) if asked.until is None else asked.until
         newer_than = fresh if asked.force in ("run", "all") else 0.0
         paths = produce(planned, store, progress, until, newer_than, asked.force == "all")
@@ -94,8 +103,14 @@ def _work(planned: Plan, asked: Identity, config: DictConfig, store: Store, leas
             replace_directory(deploy, directory / "deploy")
         write_json(directory / "record.json", record)
     log.info("%-24s measured in %.0f s -> %s", planned.label, cost["measuring_seconds"], directory / "record.json")
-    planned.tracking.log(record, curves(paths), plain(config), directory)
+    _track(planned, config, record, paths)
     return record
+
+
+def _track(planned: Plan, config: DictConfig, record: dict[str, Any], paths: list[Path]) -> None:
+    """Show the run elsewhere; without curves where an artifact of its chain is gone."""
+    rows = curves(paths) if len(paths) == len(planned.chain) else []
+    planned.tracking.log(record, rows, plain(config), Path(config.outputs) / "runs" / planned.run_name)
 
 
 def measure_run(

@@ -24,6 +24,7 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
+from compress_exp.config import build
 from compress_exp.errors import SweepFailed, explain, make_outputs, refusal, sentence
 from compress_exp.lease import holder
 from compress_exp.manifest import FAILED, FINISHED, MISSING, REFUSED, RUNNING, Manifest, Member, fingerprint
@@ -206,7 +207,7 @@ class Sweep:
         identity = member.identity
         if identity is None or self.dry:
             return
-        if self._done(member):
+        if self._done(member) and self._shown(member):
             member.state, member.reason = FINISHED, None
         elif (other := holder(self._directory(member))) is not None and other.alive:
             member.state, member.reason = RUNNING, f"{other} works on it"
@@ -222,6 +223,13 @@ class Sweep:
         if identity.force and not newer(directory / "record.json", self.started):
             return False
         return finished(directory, identity.every_stage, identity.score) is not None
+
+    def _shown(self, member: Member) -> bool:
+        """Whether the tracker has it; what was measured but never shown is launched again to be shown."""
+        asked = member.identity
+        if asked is None or asked.tracking is None or asked.until is not None:
+            return True
+        return bool(build(asked.tracking, "tracking").done(self._directory(member)))
 
     def _run(self, wave: list[Task]) -> None:
         """Launch one wave, and read from disk what became of it."""
