@@ -77,7 +77,7 @@ def measure(
         "lease_seconds": lease_seconds,
         "progress": sys.stderr.isatty(),
     }
-    with host_lock():
+    with host_lock(str(artifact)):
         blocks = run_child(job, None)
         jobs: dict[str, dict[str, Any]] = blocks.pop("memory_jobs")
         with ThreadPoolExecutor() as pool:
@@ -89,19 +89,38 @@ def measure(
 
 
 @contextmanager
-def host_lock() -> Iterator[None]:
-    """Keep measurements of one user on one host apart; others wait, and say so."""
+def host_lock(what: str) -> Iterator[None]:
+    """Keep measurements of one user on one host apart; others wait, and say for whom.
+
+    Args:
+        what: is measured, for those that wait.
+    """
     user = os.getuid() if hasattr(os, "getuid") else "all"
-    lock = FileLock(Path(tempfile.gettempdir()) / f"compress_exp-measure-{user}.lock")
+    place = Path(tempfile.gettempdir()) / f"compress_exp-measure-{user}.lock"
+    lock, note = FileLock(place), place.with_suffix(".holder")
     try:
         lock.acquire(timeout=0.1)
     except Timeout:
-        log.info("waiting for another measurement on this host (%s)", lock.lock_file)
+        log.info("waiting for another measurement on this host (%s)", _read(note) or place)
         lock.acquire()
     try:
+        with open(note, "w", opener=_no_link) as stream:
+            stream.write(f"process {os.getpid()}, {what}")
         yield
     finally:
         lock.release()
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Others write in the temporary directory too."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def run_child(job: dict[str, Any], threads: int | None) -> dict[str, Any]:

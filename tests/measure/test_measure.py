@@ -174,19 +174,23 @@ def test_failures_of_the_process_are_one_line(fail: str, error: type[Exception],
     assert "\n" not in str(caught.value)
 
 
-def test_one_measurement_at_a_time_on_a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_measurement_at_a_time_on_a_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "compress_exp")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # a lock of this test's own
     code = (
         "import pathlib, sys, time; from compress_exp.measure.measure import host_lock;"
-        "lock = host_lock(); lock.__enter__(); print('held', flush=True); time.sleep(0.5);"
+        "lock = host_lock('first'); lock.__enter__(); print('held', flush=True); time.sleep(0.5);"
         "pathlib.Path(sys.argv[1]).touch()"
     )
     finished = tmp_path / "finished"
     process = subprocess.Popen([sys.executable, "-c", code, str(finished)], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == b"held\n"
-    with host_lock():
+    with host_lock("second"):
         assert finished.exists()
+    assert f"waiting for another measurement on this host (process {process.pid}, first)" in caplog.text
     process.wait()
     process.stdout.close()
 
