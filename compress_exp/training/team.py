@@ -29,8 +29,8 @@ from compress_exp.config import UserError
 log = logging.getLogger("compress_exp")
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 LOCALHOST = "127.0.0.1"
-TIMEOUT = timedelta(minutes=10)
-NOTICE, LEAVE = 5.0, 30.0
+TIMEOUT = timedelta(minutes=30)
+NOTICE, LEAVE, HANG = 5.0, 30.0, 60.0
 
 
 class RankLost(UserError):
@@ -63,39 +63,49 @@ def team(devices: int, job: Callable[[], dict[str, Any]]) -> Iterator[None]:
         yield
         return
     store = _open_store(devices)
-    others = _Others(devices, store, job())
+    others = _Others(devices, store)
     try:
-        others.await_all()
+        others.start(job())
         join(store, 0, devices)
         yield
         store.set("done", "1")
+        distributed.destroy_process_group()
         others.leave()
     except RuntimeError as error:  # of a collective whose other end is gone
         if (loss := others.lost(NOTICE)) is not None:
             raise loss from error
         raise
     finally:
-        others.end()
+        others.kill()
         if distributed.is_initialized():
-            distributed.destroy_process_group()
+            _abandon_group()
+        others.ended.set()
 
 
 def join(store: TCPStore, rank: int, devices: int) -> None:
     """Become one of the processes of a training."""
+    environment, hook = os.environ.copy(), sys.excepthook
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo" if sys.platform == "linux" else "lo0"
+    backend, device = "gloo", None
     if torch.cuda.is_available():
-        torch.cuda.set_device(rank)
-        device = torch.device("cuda", rank)
-        distributed.init_process_group(
-            "nccl", store=store, rank=rank, world_size=devices, timeout=TIMEOUT, device_id=device
-        )
-        return
-    name, before = "GLOO_SOCKET_IFNAME", os.environ.get("GLOO_SOCKET_IFNAME")
-    os.environ[name] = "lo" if sys.platform == "linux" else "lo0"
+        backend, device = "nccl", torch.device("cuda", rank)
+        torch.cuda.set_device(device)
     try:
-        distributed.init_process_group("gloo", store=store, rank=rank, world_size=devices, timeout=TIMEOUT)
+        distributed.init_process_group(
+            backend, store=store, rank=rank, world_size=devices, timeout=TIMEOUT, device_id=device
+        )
     finally:
-        os.environ.pop(name)
-        os.environ |= {name: before} if before is not None else {}
+        sys.excepthook = hook  # PyTorch sets one that writes the rank before every line
+        os.environ.pop("GLOO_SOCKET_IFNAME")
+        os.environ |= environment
+
+
+def _abandon_group() -> None:
+    """Leave a group whose other processes are gone."""
+    if distributed.get_backend() == "nccl":
+        distributed.distributed_c10d._abort_process_group()
+    else:
+        distributed.destroy_process_group()
 
 
 def _open_store(devices: int) -> TCPStore:
@@ -107,27 +117,30 @@ def _open_store(devices: int) -> TCPStore:
 
 
 class _Others:
-    """The processes of the ranks 1 and up."""
+    """The processes of the ranks 1 and up.
 
-    def __init__(self, devices: int, store: TCPStore, job: dict[str, Any]) -> None:
-        self.store, self.devices = store, devices
-        self.ended = threading.Event()
-        path = os.pathsep.join(filter(None, [str(PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
-        command = [sys.executable, "-m", "compress_exp.training.rank"]
+    Attributes:
+        ended: set once nobody waits for them any more.
+    """
+
+    def __init__(self, devices: int, store: TCPStore) -> None:
+        self.devices, self.store = devices, store
         self.processes: list[subprocess.Popen[str]] = []
-        for rank in range(1, devices):
-            told = {**job, "rank": rank, "devices": devices, "port": store.port, "leader": os.getpid()}
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}, text=True
-            )
+        self.ended = threading.Event()
+
+    def start(self, job: dict[str, Any]) -> None:
+        """Start them, and wait until all have read their job."""
+        path = os.pathsep.join(filter(None, [str(PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": path, "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        command = [sys.executable, "-m", "compress_exp.training.rank"]
+        common = {**job, "devices": self.devices, "port": self.store.port, "leader": os.getpid()}
+        for rank in range(1, self.devices):
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, text=True)
             self.processes.append(process)
             assert process.stdin is not None
             with process.stdin as stream:
-                stream.write(json.dumps(told))
+                stream.write(json.dumps({**common, "rank": rank}))
         threading.Thread(target=self._watch, daemon=True).start()
-
-    def await_all(self) -> None:
-        """Wait until every rank has come."""
         while not self.store.check([f"ready/{rank}" for rank in range(1, self.devices)]):
             if (loss := self.lost(0.0)) is not None:
                 raise loss
@@ -141,9 +154,8 @@ class _Others:
             except subprocess.TimeoutExpired:
                 log.warning("train.devices: process %d does not end; it is killed", process.pid)
 
-    def end(self) -> None:
+    def kill(self) -> None:
         """Leave none behind."""
-        self.ended.set()
         for process in self.processes:
             process.kill()
             process.wait()
@@ -171,6 +183,6 @@ class _Others:
     def _watch(self) -> None:
         """End this process if it does not notice by itself that it waits for a dead one, as inside NCCL."""
         while not self.ended.wait(1.0):
-            if self.lost(0.0) is not None and not self.ended.wait(60.0):
+            if self.lost(0.0) is not None and not self.ended.wait(HANG):
                 print(self.lost(0.0), file=sys.stderr, flush=True)
                 os._exit(1)

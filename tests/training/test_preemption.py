@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from compress_exp.lease import LeaseLost
 from compress_exp.pipeline import build_baseline
 from compress_exp.store import STATE
 from compress_exp.training.checkpoint import CHECKPOINT
@@ -29,11 +30,11 @@ SCENARIOS = {  # who listened before, the signals, exit code, what is said at th
 }
 
 
-def start(data, directory, listener, *overrides, new_session=False):
+def start(data, directory, listener, *overrides):
     directory.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "tests.training.preempted_child", str(data), str(directory), listener, *overrides]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=ROOT, text=True, start_new_session=new_session, **pipes)
+    return subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
 
 
 def read_until(process, wanted):
@@ -85,7 +86,7 @@ def test_a_signal_at_any_step_loses_nothing(name, started, undisturbed, place, d
         process.send_signal(number)
         lines += read_until(process, f"bypassed {number.name}")
     process.send_signal(signals[-1])
-    rest, errors = process.communicate(timeout=60)
+    rest, errors = process.communicate(timeout=240)
     lines += rest.split("\n")
     assert process.returncode == code, errors
     assert "handlers restored" in lines
@@ -170,6 +171,17 @@ def test_ignored_signals_stay_ignored():
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_lost_lease_ends_the_training_before_anything_is_written(data, tmp_path):
+    def beat(step, steps):
+        if step == 2:
+            raise LeaseLost("taken over")
+
+    plan = planned("bert", data, "method=finetune", "train.max_steps=4", "train.checkpoint_steps=1")
+    with pytest.raises(LeaseLost):
+        build_baseline(plan, tmp_path, beat)
+    assert saved_step(tmp_path / STATE) == 1
 
 
 def test_a_directory_that_another_process_took_over_ends_the_training(data, tmp_path):

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from compress_exp.config import TrainConfig, UserError
 from compress_exp.pipeline import build_baseline, run_stage
+from compress_exp.progress import unheard
 from compress_exp.store import STATE
 from compress_exp.training import ranks
 from compress_exp.training.module import weighted
@@ -33,9 +34,9 @@ TWO = "train.devices=2"
 NO_DROPOUT = [f"+model.architecture.{name}_pdrop=0.0" for name in ("resid", "embd", "attn")]
 
 
-def baseline(data, directory, *overrides):
+def baseline(data, directory, *overrides, beat=unheard):
     directory.mkdir(exist_ok=True)
-    build_baseline(planned("bert", data, "method=finetune", f"train.max_steps={STEPS}", *overrides), directory)
+    build_baseline(planned("bert", data, "method=finetune", f"train.max_steps={STEPS}", *overrides), directory, beat)
     return directory
 
 
@@ -101,18 +102,31 @@ def test_observed_ranges_of_two_processes_are_those_of_one(place, data, dense):
     assert all(torch.equal(one[name], two[name]) for name in packed)
 
 
-def test_two_processes_that_are_terminated_and_killed_end_bit_identical(undisturbed, place, data):
+class Requeued(Exception):
+    pass
+
+
+def test_two_processes_that_are_preempted_and_killed_end_bit_identical(undisturbed, place, data):
     directory = place / "disturbed"
-    process = start(data, directory, "nobody", ODD, TWO, new_session=True)
-    process.stdin.close()
-    process.stdin = None
-    read_until(process, "step 9")
-    others = psutil.Process(process.pid).children()
-    os.killpg(process.pid, signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143, errors
-    assert saved_step(directory / STATE) in (9, 10, 11)
-    assert_gone(others)
+    directory.mkdir()
+
+    def requeue(number, frame):
+        raise Requeued
+
+    def beat(step, steps):
+        if step == 5:  # as when a scheduler signals every process of a job
+            for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
+                other_process().send_signal(number)
+        if step == 9:
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+    before = signal.signal(signal.SIGUSR2, requeue)
+    try:
+        with pytest.raises(Requeued):
+            baseline(data, directory, ODD, TWO, beat=beat)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert saved_step(directory / STATE) == 9
 
     process = start(data, directory, "nobody", ODD, TWO, "train.checkpoint_steps=4")
     process.stdin.close()
@@ -120,13 +134,17 @@ def test_two_processes_that_are_terminated_and_killed_end_bit_identical(undistur
     read_until(process, "step 22")
     others = psutil.Process(process.pid).children()
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     assert saved_step(directory / STATE) in (20, 24)
     assert_gone(others)
 
     baseline(data, directory, ODD, TWO)
     for file in FILES:
         assert (directory / file).read_bytes() == (undisturbed / file).read_bytes(), file
+
+
+def other_process():
+    return next(child for child in psutil.Process().children() if "compress_exp.training.rank" in child.cmdline())
 
 
 def assert_gone(processes):
@@ -143,9 +161,7 @@ def test_a_lost_process_ends_the_training_in_one_sentence(place, data):
 
     def beat(step, steps):
         if step == 3:
-            for child in psutil.Process().children():
-                if "compress_exp.training.rank" in child.cmdline():
-                    child.kill()
+            other_process().kill()
 
     plan = planned("bert", data, "method=finetune", "train.max_steps=50", TWO)
     with pytest.raises(
