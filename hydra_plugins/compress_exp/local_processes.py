@@ -10,8 +10,10 @@ import logging
 import os
 import pickle
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import Thread
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.core.singleton import Singleton
@@ -102,10 +104,9 @@ class ChildError(Exception):
 def _work(sender: Connection, state: bytes, overrides: list[str], number: int, n_jobs: int) -> None:
     """One job, in its own process; sends the sentence of its failure, or nothing."""
     from compress_exp.errors import sentence
-    from compress_exp.measure.child import die_with_parent
     from compress_exp.measure.hardware import available_cores
 
-    die_with_parent(os.getppid())
+    Thread(target=_leave_with_launcher, daemon=True).start()
     hydra, function, root, singletons = pickle.loads(state)
     Singleton.set_state(singletons)
     setup_globals()
@@ -118,6 +119,19 @@ def _work(sender: Connection, state: bytes, overrides: list[str], number: int, n
     job = run_job(function, config, "hydra.sweep.dir", "hydra.sweep.subdir", hydra)
     error = job._return_value if job.status is JobStatus.FAILED else None
     sender.send_bytes(sentence(error).encode() if isinstance(error, BaseException) else b"")
+
+
+def _leave_with_launcher() -> None:
+    """Wait until the launching process is gone, then ask this one to leave, and make it."""
+    from multiprocessing import parent_process
+    from multiprocessing.connection import wait
+
+    launcher = parent_process()
+    assert launcher is not None
+    wait([launcher.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextmanager
