@@ -1,7 +1,8 @@
 """The search space that overrides describe, and the overrides that a trial draws from it.
 
-Choices of configuration groups are drawn first; a value is drawn and set only where the chosen configuration has its
-key, so `method.prune.sparsity` is left alone where `method=quant` was drawn. Keys that are added (`+`) always count.
+Choices of configuration groups are drawn first, then those of groups inside them (`loss@method.distill.loss`), then
+values; each only where what was drawn before has its key, so `method.prune.sparsity` is left alone where `method=quant`
+was drawn. Keys that are added (`+`) always count.
 Nothing here imports torch or optuna.
 """
 
@@ -21,6 +22,7 @@ from compress_exp.config import UserError
 from compress_exp.overrides import options, parse, values
 
 DIGITS = 4
+GROUP, NESTED, VALUE = range(3)  # method=…, +a.b=…; then loss@method.distill.loss=…; then method.prune.sparsity=…
 
 
 class Trial(Protocol):
@@ -94,21 +96,18 @@ class Space:
     Attributes:
         fixed: overrides with one value, by key.
         drawn: parameters, by key.
-        groups: the keys that choose from a configuration group, and those that add.
+        levels: when a key is looked at: `GROUP`, `NESTED` or, by default, `VALUE`.
         compose: gives the configuration of overrides.
     """
 
     fixed: dict[str, str]
     drawn: dict[str, Choice | Number]
-    groups: frozenset[str]
+    levels: dict[str, int]
     compose: Callable[[Sequence[str]], DictConfig]
 
     def overrides(self, trial: Trial) -> list[str]:
         """The overrides of a trial."""
-        chosen = {key: self._draw(key, trial) for key in self._keys(group=True)}
-        config = self.compose(list(chosen.values()))
-        rest = [key for key in self._keys(group=False) if has(config, key.lstrip("~"))]
-        return [*chosen.values(), *(self._draw(key, trial) for key in rest)]
+        return list(self._choose(lambda key: self.fixed.get(key) or f"{key}={self.drawn[key].draw(trial)}").values())
 
     def examples(self) -> list[list[str]]:
         """Overrides in which every choice of a group occurs once, the other groups at their first.
@@ -116,19 +115,12 @@ class Space:
         Raises:
             UserError: a key that no choice has.
         """
-        first = {key: self.fixed.get(key) or f"{key}={self.drawn[key].first()}" for key in [*self.fixed, *self.drawn]}
-        groups = {key: first[key] for key in self._keys(group=True)}
-        found = []
-        missing = self._keys(group=False)
-        for variation in self._variations(groups):
-            config = self.compose(list(variation.values()))
-            known = [key for key in self._keys(group=False) if has(config, key.lstrip("~"))]
-            missing = [key for key in missing if key not in known]
-            found.append([*variation.values(), *(first[key] for key in known)])
-        if missing:
-            self.compose([*groups.values(), first[missing[0]]])
+        first = {key: self.fixed.get(key) or f"{key}={self.drawn[key].first()}" for key in self._keys()}
+        found = [self._choose(variation.__getitem__) for variation in self._variations(first)]
+        if missing := [key for key in first if not any(key in chosen for chosen in found)]:
+            self.compose([*found[0].values(), first[missing[0]]])
             raise UserError(f"{missing[0]}: there is no such key with any of the choices")
-        return found
+        return [list(chosen.values()) for chosen in found]
 
     def identity(self) -> dict[str, object]:
         """What decides which trials there can be; the order of the arguments does not matter."""
@@ -148,18 +140,24 @@ class Space:
         drawn = {name: parameter for name, parameter in self.drawn.items() if name != key}
         return replace(self, fixed=self.fixed | {key: f"{key}={value}"}, drawn=drawn)
 
-    def _keys(self, group: bool) -> list[str]:
-        return [key for key in [*self.fixed, *self.drawn] if (key in self.groups) is group]
+    def _choose(self, override: Callable[[str], str]) -> dict[str, str]:
+        """The overrides of the keys that there are, level by level, since each decides what the next one has."""
+        chosen = {key: override(key) for key in self._keys(GROUP)}
+        for level in (NESTED, VALUE):
+            if keys := self._keys(level):
+                config = self.compose(list(chosen.values()))
+                chosen |= {key: override(key) for key in keys if has(config, _place(key))}
+        return chosen
 
-    def _draw(self, key: str, trial: Trial) -> str:
-        return self.fixed[key] if key in self.fixed else f"{key}={self.drawn[key].draw(trial)}"
+    def _keys(self, *levels: int) -> list[str]:
+        return [key for key in [*self.fixed, *self.drawn] if not levels or self.levels.get(key, VALUE) in levels]
 
-    def _variations(self, groups: dict[str, str]) -> Iterator[dict[str, str]]:
-        yield groups
-        for key in groups:
+    def _variations(self, first: dict[str, str]) -> Iterator[dict[str, str]]:
+        yield first
+        for key in self._keys(GROUP, NESTED):
             parameter = self.drawn.get(key)
             for value in parameter.values[1:] if isinstance(parameter, Choice) else ():
-                yield groups | {key: f"{key}={value}"}
+                yield first | {key: f"{key}={value}"}
 
 
 def read(arguments: Sequence[str], loader: ConfigLoader, compose: Callable[[Sequence[str]], DictConfig]) -> Space:
@@ -171,8 +169,7 @@ def read(arguments: Sequence[str], loader: ConfigLoader, compose: Callable[[Sequ
     parsed = {override.get_key_element(): override for override in parse(arguments, loader)}
     drawn = {key: _parameter(key, item, loader) for key, item in parsed.items() if item.is_sweep_override()}
     fixed = {key: str(item.input_line) for key, item in parsed.items() if key not in drawn}
-    groups = {key for key, item in parsed.items() if key.startswith("+") or options(item.key_or_group, loader)}
-    return Space(fixed, drawn, frozenset(groups), compose)
+    return Space(fixed, drawn, {key: _level(key, item, loader) for key, item in parsed.items()}, compose)
 
 
 def has(config: DictConfig, key: str) -> bool:
@@ -183,6 +180,20 @@ def has(config: DictConfig, key: str) -> bool:
             return False
         node = None if node._is_none() else node._get_node(part)
     return True
+
+
+def _level(key: str, override: Override, loader: ConfigLoader) -> int:
+    if key.startswith("+"):
+        return GROUP
+    if not options(override.key_or_group, loader):
+        return VALUE
+    return GROUP if override.package is None else NESTED
+
+
+def _place(key: str) -> str:
+    """Where in the configuration an override goes."""
+    group, _, package = key.lstrip("~").partition("@")
+    return package or group
 
 
 def _parameter(key: str, override: Override, loader: ConfigLoader) -> Choice | Number:

@@ -45,7 +45,9 @@ hydra:
 METHODS = {
     "prune": "# @package method.prune\nsparsity: 0.5\n",
     "quant": "# @package method.quant\nbits: 8\nscale: 1.0\n",
+    "distill": "# @package method.distill\ndefaults:\n  - /loss@loss: soft\n",
 }
+LOSSES = {"soft": "temperature: 2.0\n", "hard": "smoothing: 0.0\n"}
 WEIGHTS = {"accuracy": 1, "compression": 1, "speed": 1}
 NEUTRAL = ("outputs", "objectives", "lease_seconds", "unlucky")
 
@@ -58,8 +60,10 @@ class Task:
 
 
 def write_conf(directory: Path) -> Path:
-    for name, text in METHODS.items():
-        path = directory / "conf" / "method" / f"{name}.yaml"
+    files = {f"method/{name}": text for name, text in METHODS.items()}
+    files |= {f"loss/{name}": text for name, text in LOSSES.items()}
+    for name, text in files.items():
+        path = directory / "conf" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     (directory / "conf" / "hydra").symlink_to(CONF / "hydra")

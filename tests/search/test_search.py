@@ -208,7 +208,7 @@ def test_the_direction_of_the_primary_metric_is_the_tasks(conf: Path) -> None:
         (["seed=3"], "a search needs something to choose, such as method=prune,quant"),
         (["method=prune,quan"], "method=quan: there is no such choice; did you mean quant"),
         ([*SPACE[:2], "method.quant.bit=4"], "method.quant.bit: there is no key 'bit' in method.quant"),
-        (["method=prune,quant", "method.distill.x=interval(0,1)"], "method.distill.x: there is no key 'distill'"),
+        (["method=prune,quant", "method.factor.x=interval(0,1)"], "method.factor.x: there is no key 'factor'"),
         ([*SPACE, "objectives=[size/bytes]"], "the direction of 'size/bytes' is not known"),
         ([*SPACE, "plan=true"], "plan: a search goes by measured runs"),
         ([*SPACE, "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials: 0 is not allowed, a number of at least 1 is"),

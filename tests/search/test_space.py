@@ -50,7 +50,13 @@ def values(conf: Path, argument: str, count: int = 60) -> list[str]:
 @pytest.mark.parametrize(
     "argument",
     ["seed=range(1,10)", "seed=range(1,10,3)", "seed=range(9,1,-2)", "seed=range(3,4)", "method.prune.sparsity=1,2,3"]
-    + ["method=prune,[prune,quant]", "method=choice(prune,quant)", "method=glob(*)", "seed=shuffle(1,2,3)"]
+    + [
+        "method=prune,[prune,quant]",
+        "method=choice(prune,quant)",
+        "method=glob(*)",
+        "method=glob(*,exclude=d*)",
+        "seed=shuffle(1,2,3)",
+    ]
     + ["method.prune.sparsity=range(0.25,1,0.25)", "method.prune.sparsity=sort(0.5,0.25)", "+new={a: 1},{a: 2}"],
 )
 def test_discrete_values_are_those_that_hydra_lists(conf: Path, argument: str) -> None:
@@ -87,7 +93,7 @@ def test_a_logarithmic_interval_is_drawn_on_its_scale(conf: Path) -> None:
         ("seed=tag(log,interval(0,1))", "0 < low <= high"),
         ("seed=range(3,3)", "holds no value"),
         ("seed=range(1,9,-1)", "holds no value"),
-        ("method=glob(dis*)", "nothing matches"),
+        ("method=glob(x*)", "nothing matches"),
     ],
 )
 def test_what_cannot_be_searched_is_told_in_one_sentence(conf: Path, argument: str, sentence: str) -> None:
@@ -119,6 +125,28 @@ def test_a_value_is_drawn_only_where_the_chosen_groups_have_its_key(conf: Path) 
     trial = study.ask()
     drawn = given.overrides(trial)
     assert {item.partition("=")[0] for item in drawn} & set(given.drawn) == set(trial.params)
+
+
+def test_a_group_inside_a_choice_is_drawn_where_it_is_and_decides_what_else_there_is(conf: Path) -> None:
+    given = space(
+        conf,
+        "method.distill.loss.temperature=interval(1,4)",
+        "method.distill.loss.smoothing=0.1,0.2",
+        "loss@method.distill.loss=soft,hard",
+        "method=quant,distill",
+    )
+    found = {
+        frozenset(item.partition("=")[0] for item in overrides if "=quant" not in item) for overrides in draws(given)
+    }
+    inside = {"method", "loss@method.distill.loss"}
+    assert found == {
+        frozenset(),
+        frozenset(inside | {"method.distill.loss.temperature"}),
+        frozenset(inside | {"method.distill.loss.smoothing"}),
+    }
+    for overrides in draws(given, 20):
+        given.compose(overrides)
+    assert len(given.examples()) == 3
 
 
 def test_examples_show_every_choice_and_refuse_a_key_that_none_has(conf: Path) -> None:

@@ -13,7 +13,7 @@ def fixed(given: dict[str, object], **composed: object) -> tuple[list[str], str 
     """The overrides that are fixed for trials, and the split of the result."""
     config = OmegaConf.create({"task": {"holdout": 0.0, "evaluate_on": None} | given | composed})
     written = {f"task.{key}": f"task.{key}={value}" for key, value in given.items()}
-    space = Space(written, {"seed": Choice("seed", ("1",))}, frozenset(), lambda overrides: config)
+    space = Space(written, {"seed": Choice("seed", ("1",))}, {}, lambda overrides: config)
     found, split = on_holdout(space, config)
     return sorted(found.fixed.values()), split
 

@@ -21,7 +21,7 @@ CONFIG = OmegaConf.create({"x": 0, "y": 0, "z": 0})
 SPACE = Space(
     {"z": "z=1"},
     {"x": Number("x", 0.0, 1.0, None, False), "y": Choice("y", ("a", "b"))},
-    frozenset({"y"}),
+    {"y": 0},
     lambda overrides: CONFIG,
 )
 OBJECTIVES = parse(["quality/retained", "size/artifact_bytes"])
@@ -162,7 +162,7 @@ def test_a_record_without_the_number_is_a_failure_that_says_so(tmp_path: Path) -
 
 
 def test_equal_trials_of_a_batch_are_evaluated_once(tmp_path: Path) -> None:
-    two = Space({}, {"y": Choice("y", ("a", "b"))}, frozenset(), lambda overrides: CONFIG)
+    two = Space({}, {"y": Choice("y", ("a", "b"))}, {}, lambda overrides: CONFIG)
     asked: list[list[str]] = []
 
     def evaluate_once(batch: Sequence[Sequence[str]]) -> list[Outcome]:
@@ -179,7 +179,7 @@ def test_only_what_the_drawn_configuration_has_is_drawn(tmp_path: Path) -> None:
     def compose(overrides: Sequence[str]) -> DictConfig:
         return OmegaConf.create({"y": 0} if "y=a" in overrides else {"x": 0, "y": 0})
 
-    space = Space({}, SPACE.drawn, frozenset({"y"}), compose)
+    space = Space({}, SPACE.drawn, {"y": 0}, compose)
     found = search(tmp_path, 12, space=space)
     found.run(lambda batch: evaluate([["x=0.5", *overrides] for overrides in batch]), alone)
     assert {frozenset(trial.params) for trial in found.study.trials} == {frozenset({"y"}), frozenset({"x", "y"})}
@@ -203,7 +203,7 @@ def test_a_study_of_another_search_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match="'s' in sqlite:.* is of another search .*: drawn.; choose another name"
     ) as error:
-        search(tmp_path, space=Space(SPACE.fixed, {"x": SPACE.drawn["x"]}, SPACE.groups, SPACE.compose))
+        search(tmp_path, space=Space(SPACE.fixed, {"x": SPACE.drawn["x"]}, SPACE.levels, SPACE.compose))
     assert "\n" not in str(error.value)
 
 
