@@ -195,7 +195,7 @@ class TrainConfig:
         return self.epochs > 0 if self.max_steps is None else self.max_steps > 0
 
     def identity(self) -> dict[str, Any]:
-        """What decides the trained weights: everything but threads and checkpoint intervals."""
+        """What decides the trained weights: everything but threads, devices and checkpoint intervals."""
         host = {"threads", "devices", "checkpoint_steps", "checkpoint_minutes"}
         content = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in host}
         return content | ({"epochs": None} if self.max_steps is not None else {})

@@ -24,7 +24,7 @@ from compress_exp.store import STATE
 from compress_exp.training import ranks
 from compress_exp.training.module import weighted
 from compress_exp.training.team import RankLost, check_devices, team
-from tests.experiments import planned
+from tests.experiments import planned, write_data
 from tests.training.preempted_child import STEPS
 from tests.training.test_preemption import FILES, read_until, saved_step, start
 
@@ -61,6 +61,12 @@ def assert_close(one, two):
     assert len(curves) == len(other_curves)
     for row, other in zip(curves, other_curves, strict=True):
         assert row == pytest.approx(other, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Odd batches of seven rows, and a last one of a single row, which all ranks take."""
+    return write_data(tmp_path_factory.mktemp("odd"), rows=43)
 
 
 @pytest.fixture(scope="module")
