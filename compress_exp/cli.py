@@ -40,7 +40,12 @@ log = logging.getLogger("compress_exp")
 
 # What transformers says while it loads: new heads are expected, and damage is told by our own checks.
 TERMINATED = 128 + signal.SIGTERM
-QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+}
 
 
 def identify(config: DictConfig) -> Identity:
@@ -55,9 +60,14 @@ def identify(config: DictConfig) -> Identity:
     return identity(plan(config), config)
 
 
+def be_quiet() -> None:
+    """Silence libraries where the user's environment does not say otherwise; PyTorch looks when it is imported."""
+    os.environ |= {name: os.environ.get(name, value) for name, value in QUIET.items()}
+
+
 def task(config: DictConfig) -> dict[str, Any] | None:
     """One experiment; a failure is told at once, wherever the launcher runs it."""
-    os.environ |= {name: os.environ.get(name, value) for name, value in QUIET.items()}
+    be_quiet()
     try:
         check_root(config)
         from compress_exp.run import run
@@ -125,6 +135,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 0 only if everything asked for was done."""
+    be_quiet()
     try:
         args = parser().parse_intermixed_args(arguments)
         return _drive(args)

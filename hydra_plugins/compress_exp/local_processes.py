@@ -115,7 +115,7 @@ def _work(sender: Connection, state: bytes, overrides: list[str], number: int, n
         config.hydra.job.id = number
         config.hydra.job.num = number
         if "train" in config and config.train.threads is None:
-            config.train.threads = max(1, available_cores() // n_jobs)
+            config.train.threads = max(1, available_cores() // (n_jobs * config.train.devices))
     job = run_job(function, config, "hydra.sweep.dir", "hydra.sweep.subdir", hydra)
     error = job._return_value if job.status is JobStatus.FAILED else None
     sender.send_bytes(sentence(error).encode() if isinstance(error, BaseException) else b"")
