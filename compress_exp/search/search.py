@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from compress_exp.command import hide_secrets
 from compress_exp.config import FieldError, UserError, build, check_choice, check_number
 from compress_exp.errors import SweepFailed
 from compress_exp.lease import LeaseLost, leased
+from compress_exp.manifest import FAILED, Member
+from compress_exp.progress import failure
 from compress_exp.search.objectives import MAXIMIZE, MINIMIZE, Objective, parse
 from compress_exp.search.space import read
 from compress_exp.search.splits import measured_on, on_holdout
@@ -145,9 +148,16 @@ def _alone(path: Path, seconds: float, name: str) -> Iterator[Callable[[], None]
 
 
 def _evaluate(sweep: Sweep, here: Sequence[str], batch: Sequence[Sequence[str]]) -> list[Outcome]:
-    members = sweep.members([[*overrides, *here] for overrides in batch])
+    members, began = sweep.members([[*overrides, *here] for overrides in batch]), time.time()
     sweep.launch(members)
-    return [Outcome(sweep.record(member), member.reason) for member in members]
+    return [Outcome(sweep.record(member), member.reason, _lost(sweep, member, began)) for member in members]
+
+
+def _lost(sweep: Sweep, member: Member, began: float) -> bool:
+    """Whether a run ended without having said why."""
+    if member.identity is None or member.state != FAILED:
+        return False
+    return failure(sweep.outputs / "runs" / member.identity.name, began) is None
 
 
 def _close(found: Search, evaluate: Evaluate, split: str | None, here: Sequence[str]) -> None:

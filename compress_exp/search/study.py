@@ -13,6 +13,7 @@ import optuna
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from compress_exp.errors import SweepFailed
 from compress_exp.search.objectives import Objective
 from compress_exp.search.space import Space
 
@@ -20,7 +21,8 @@ log = logging.getLogger("compress_exp")
 
 SAMPLERS = ("tpe", "nsgaii", "random")
 GENERATION = 10
-OVERRIDES, REASON = "overrides", "reason"  # what a trial of ours keeps beside its parameters
+OVERRIDES, REASON, LOST = "overrides", "reason", "lost"  # what a trial of ours keeps beside its parameters
+LOST_BATCHES = 2
 ENDED = (TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED)
 
 
@@ -31,10 +33,12 @@ class Outcome:
     Attributes:
         record: of its run; None where it failed.
         reason: why it failed, in one sentence.
+        lost: whether it was stopped from outside, as by a cancelled job or a full disk: it is tried once more.
     """
 
     record: dict[str, Any] | None
     reason: str | None = None
+    lost: bool = False
 
 
 Evaluate = Callable[[Sequence[Sequence[str]]], Sequence[Outcome]]
@@ -68,13 +72,20 @@ class Search:
         Args:
             evaluate: runs the overrides of several trials and returns what came of each.
             check: called before each batch; raises where another process took over the study.
+
+        Raises:
+            SweepFailed: two batches in a row were lost; the same search goes on with them.
         """
+        lost = 0
         for trials in self._batches(check):
             drawn = [self._draw(trial) for trial in trials]
             different = [list(overrides) for overrides in dict.fromkeys(map(tuple, drawn))]
             outcomes = dict(zip(map(tuple, different), evaluate(different), strict=True))
             for trial, overrides in zip(trials, drawn, strict=True):
                 self._tell(trial, overrides, outcomes[tuple(overrides)])
+            lost = lost + 1 if all(outcome.lost for outcome in outcomes.values()) else 0
+            if lost == LOST_BATCHES:
+                raise SweepFailed(f"nothing of {lost} batches came back; the same command goes on with them")
 
     def ended(self) -> list[FrozenTrial]:
         """The trials that are over."""
@@ -92,7 +103,7 @@ class Search:
         return [item for item in overrides if item.partition("=")[0] in self.space.drawn]
 
     def _batches(self, check: Callable[[], None]) -> Iterator[list[Trial]]:
-        """Trials that a killed process left behind, then new ones, then those that another process left meanwhile."""
+        """Trials that a killed process left behind, then new ones, then those that were lost meanwhile."""
         yield from self._left(check)
         while (missing := self.total - len(self._begun())) > 0:
             check()
@@ -135,6 +146,10 @@ class Search:
             return
         missing = ", ".join(item.path for item, value in found if value is None)
         reason = outcome.reason or f"its record has no number at {missing}"
+        if outcome.lost and LOST not in trial.user_attrs:
+            trial.set_user_attr(LOST, reason)
+            log.error("%s: lost, to be tried once more: %s", name, reason)
+            return
         if self.study.get_trials(deepcopy=False)[trial.number].state is TrialState.RUNNING:
             trial.set_user_attr(REASON, reason)
             self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)

@@ -19,6 +19,7 @@ from compress_exp.cli import Loader
 from compress_exp.config import CONF, UserError
 from compress_exp.errors import SweepFailed, refusal
 from compress_exp.manifest import Identity
+from compress_exp.progress import reported
 from compress_exp.store import digest, write_json
 
 CONFIG = """
@@ -97,15 +98,24 @@ def run(config: DictConfig) -> dict[str, Any]:
     directory = Path(config.outputs) / "runs" / identify(own).name
     with (Path(config.outputs) / "done.txt").open("a") as stream:
         stream.write(f"{directory.name} {os.getpid()}\n")
+    if Path(config.outputs, "full").exists():
+        raise UserError("outputs: there is no room")
+    with reported(directory, directory.name, ()):
+        record = measure(config, directory.name)
+        write_json(directory / "record.json", record)
+    return record
+
+
+def measure(config: DictConfig, name: str) -> dict[str, Any]:
     time.sleep(float(os.environ.get("PAUSE", "0")))
     if "prune" in config.method and config.method.prune.sparsity >= config.unlucky:
         raise UserError("method.prune.sparsity: out of luck")
     quality, size = formulas(config.method)
     shift = 0.01 if config.task.evaluate_on == "validation" else 0.0
     blocks: dict[str, Any] = dict.fromkeys(("memory", "energy", "stages", "cost", "origin"), {})
-    record = blocks | {
+    return blocks | {
         "schema": 1,
-        "run": {"id": directory.name, "name": directory.name},
+        "run": {"id": name, "name": name},
         "quality": {
             "primary": {"name": "accuracy", "value": quality - shift, "higher_is_better": True},
             "baseline": {"accuracy": 1.0},
@@ -116,9 +126,6 @@ def run(config: DictConfig) -> dict[str, Any]:
         "latency": {"rows": []},
         "score": {},
     }
-    directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / "record.json", record)
-    return record
 
 
 def sweep(conf: Path, *overrides: str) -> None:

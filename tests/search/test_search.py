@@ -161,6 +161,25 @@ def test_failed_trials_count_and_are_listed(conf: Path, capsys: pytest.CaptureFi
     assert f"  trial {failed[0].number + 1}: method.prune.sparsity: out of luck" in out
 
 
+def test_what_stops_every_run_from_outside_stops_the_search_until_it_is_mended(
+    conf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs, search = conf.parent / "out", ("method.prune.sparsity=interval(0.2,0.3)", "hydra.sweeper.n_trials=4")
+    sweep(conf, *search)
+    before = done(outputs)
+    (outputs / "full").touch()
+    more = (search[0], "hydra.sweeper.n_trials=8")
+    with pytest.raises(SweepFailed, match="nothing of 2 batches came back; the same command goes on with them"):
+        sweep(conf, *more)
+    assert "trial 6/8" in (out := capsys.readouterr().out) and "trial 7/8" not in out
+    assert "lost, to be tried once more: outputs: there is no room" in out
+    (outputs / "full").unlink()
+    sweep(conf, *more)
+    found = trials(outputs)
+    assert [trial.state for trial in found] == [TrialState.COMPLETE] * 8
+    assert "4 of 8 trials are done" in capsys.readouterr().out and done(outputs)[: len(before)] == before
+
+
 def test_nothing_but_failures_is_a_failure(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         with pytest.raises(SweepFailed, match="no trial has finished"):

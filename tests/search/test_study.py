@@ -155,6 +155,24 @@ def test_failures_count_and_keep_their_reason(tmp_path: Path) -> None:
     assert all(trial.params["y"] == "b" for trial in found.pareto())
 
 
+def test_a_lost_trial_is_tried_once_more_at_the_end(tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+
+    def losing(batch: Sequence[Sequence[str]]) -> list[Outcome]:
+        asked.extend(map(list, batch))
+        return [
+            Outcome(None, "the job was cancelled", lost=True) if overrides in asked[1:2] or len(asked) == 4 else outcome
+            for overrides, outcome in zip(map(list, batch), evaluate(batch), strict=True)
+        ]
+
+    found = search(tmp_path, 6)
+    found.run(losing, alone)
+    assert asked[6:] == [asked[1], asked[3]]
+    states = [trial.state for trial in found.study.trials]
+    assert states == [TrialState.COMPLETE, TrialState.FAIL, *[TrialState.COMPLETE] * 4]
+    assert found.study.trials[1].user_attrs[REASON] == "the job was cancelled"
+
+
 def test_a_record_without_the_number_is_a_failure_that_says_so(tmp_path: Path) -> None:
     found = search(tmp_path, 1)
     found.run(lambda batch: [Outcome({"quality": {"retained": None}, "size": {"artifact_bytes": 1}})], alone)
