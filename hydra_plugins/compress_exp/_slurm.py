@@ -184,7 +184,11 @@ def _returns(jobs: Mapping[int, Job[Any]], stays: Sequence[Stay], queue: Queue) 
         for index, job in list(pending.items()):
             if _finished(job.paths):
                 del pending[index]
-                yield index, _result(job, stays[index], len(jobs) - len(pending), len(jobs))
+                answer = _result(job, stays[index])
+                word = "done" if answer.status is JobStatus.COMPLETED else "failed"
+                count = f"{len(jobs) - len(pending)} of {len(jobs)}"
+                log.info("SLURM job %s %s (%s): %s", job.job_id, word, count, _label(stays[index], stays))
+                yield index, answer
         if not pending:
             return
         now = time.monotonic()
@@ -209,14 +213,19 @@ def _finished(paths: JobPaths) -> bool:
         return False
 
 
-def _result(job: Job[Any], stay: Stay, done: int, total: int) -> JobReturn:
+def _label(stay: Stay, stays: Sequence[Stay]) -> str:
+    """What sets a job apart from the others of its launch."""
+    own = [item for item in stay.overrides if not all(item in other.overrides for other in stays)]
+    return " ".join(own or stay.overrides)
+
+
+def _result(job: Job[Any], stay: Stay) -> JobReturn:
     outcome, answer = pickle_load(job.paths.result_pickle)
     if outcome == "error":
         reason = (str(answer).strip().splitlines() or ["?"])[-1]
-        answer = failed(stay.overrides, f"SLURM job {job.job_id} failed: {reason}; its log: {job.paths.stdout}")
-    verdict = "done" if answer.status is JobStatus.COMPLETED else "failed"
-    log.info("SLURM job %s %s (%d of %d): %s", job.job_id, verdict, done, total, " ".join(stay.overrides))
-    return answer
+        return failed(stay.overrides, f"SLURM job {job.job_id} failed: {reason}; its log: {job.paths.stdout}")
+    returned: JobReturn = answer
+    return returned
 
 
 def _lost(job: Job[Any], stay: Stay, state: str, queue: Queue) -> JobReturn:

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -42,7 +43,7 @@ JobCompType=jobcomp/none
 ReturnToService=2
 PropagateResourceLimits=NONE
 SlurmdParameters=config_overrides
-KillWait=2
+KillWait=1
 SlurmdTimeout=6
 StateSaveLocation={root}/controller
 SlurmctldPidFile={root}/slurmctld.pid
@@ -122,8 +123,9 @@ class Cluster:
 
     def kill_node(self, name: str) -> None:
         """Let a node die as by a power cut: its daemon, and everything that runs on it, at once."""
-        for process in [self.daemons.pop(name), *self.processes(name)]:
-            process.kill()
+        self.daemons[name].kill()
+        self._kill(self.processes(name))
+        self.daemons.pop(name).wait()
 
     def restart_controller(self, meanwhile: Callable[[], None]) -> None:
         """Let the controller be away for a while."""
@@ -145,10 +147,16 @@ class Cluster:
     def stop(self) -> None:
         """End all jobs and daemons, whatever state they are in."""
         daemons = list(self.daemons.values())
-        for process in [*reversed(daemons), *self.processes()]:
-            process.kill()
+        for daemon in reversed(daemons):
+            daemon.kill()
+        self._kill(self.processes())
         for daemon in daemons:
             daemon.wait()
+
+    def _kill(self, processes: list[psutil.Process]) -> None:
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def _node(self, process: psutil.Process) -> str | None:
         try:
@@ -167,6 +175,7 @@ class Cluster:
         place = self.root / name
         place.mkdir(exist_ok=True)
         with (self.root / f"{name}.out").open("wb") as out:
+            line = ("setpriv", "--pdeathsig=KILL", *line)
             self.daemons[name] = subprocess.Popen(line, env=self.environment, stdout=out, stderr=out, cwd=place)
 
     def _why(self) -> str:

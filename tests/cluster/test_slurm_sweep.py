@@ -1,0 +1,101 @@
+"""A sweep of six on a real SLURM: a job requeued, one cancelled, a node and the parent killed, the command again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.conftest import ROOT, Parent
+from tests.cluster.slurm import Cluster, wait_for
+
+pytestmark = pytest.mark.slurm
+
+SMALL = [
+    *("train.threads=1", "train.max_steps=500", "train.checkpoint_steps=10", "tracking=disabled"),
+    *("model.vocabulary=320", "model.architecture.hidden_size=32", "model.architecture.num_hidden_layers=2"),
+    *("task.max_length=32", "hardware.lengths=[16]", "hardware.batch_sizes=[1]", "hardware.rounds=5"),
+    *("hardware.seconds=0", "seed=0,1"),
+]
+METHODS = "method=prune,distill,[distill,quant/bf16]"
+FILES = ("model.safetensors", "config.json", "recipe.json", "history.csv")
+
+
+@pytest.fixture
+def undisturbed(tmp_path: Path) -> Path:
+    """The same artifacts, built by one process without SLURM; nothing is measured."""
+    outputs = tmp_path / "local"
+    for methods, until in (("method=prune,distill", 1), ("method=[distill,quant/bf16]", 2)):
+        line = [sys.executable, "-m", "compress_exp", "-m", methods, f"until={until}", f"outputs={outputs}", *SMALL]
+        subprocess.run(line, cwd=ROOT, check=True, capture_output=True)
+    return outputs
+
+
+def in_training(outputs: Path, label: str, level: int, seed: int) -> str:
+    """Wait until a stage of that seed has a checkpoint; the SLURM job that trains it."""
+
+    def keys() -> set[str]:
+        members = [
+            row for path in outputs.glob("sweeps/*/sweep.json") for row in json.loads(path.read_text())["members"]
+        ]
+        return {row["chain"][level] for row in members if f"seed={seed}" in row["overrides"]}
+
+    def jobs() -> list[str]:
+        rows = [json.loads(path.read_text()) for path in outputs.glob(f"runs/*-s{seed}-*/status.json")]
+        return [row["job"] for row in rows if row["stage"] == label and row["job"] is not None]
+
+    def trains() -> bool:
+        return any(list(outputs.glob(f"artifacts/{key}.partial-*/**/checkpoint.ckpt")) for key in keys()) and bool(
+            jobs()
+        )
+
+    wait_for(trains, lambda: f"{label} does not train: {(outputs.parent / 'log').read_text()}", 120)
+    return jobs()[0]
+
+
+def artifacts(outputs: Path) -> dict[str, Path]:
+    places = (outputs / "artifacts").iterdir()
+    return {place.name: place for place in places if place.is_dir() and not place.name.startswith(".")}
+
+
+def test_nothing_is_lost_and_nothing_is_built_twice(
+    cluster: Cluster, parent: Parent, tmp_path: Path, undisturbed: Path
+) -> None:
+    cluster.environment["TMPDIR"] = str(tmp_path)  # a lock of its own for measuring; no time is looked at here
+    outputs, log, third = tmp_path / "cluster", tmp_path / "log", tmp_path / "third"
+    command = ["compress_exp", "-m", METHODS, f"outputs={outputs}", *SMALL, "hydra/launcher=slurm"]
+    first = parent(log, *command)
+
+    requeued = in_training(outputs, "baseline", 0, 0)
+    cluster.command("scontrol", "requeue", requeued)
+    cancelled = in_training(outputs, "distill/soft_targets", 1, 1)
+    cluster.command("scancel", cancelled)
+    moved = in_training(outputs, "prune/magnitude", 1, 0)
+    cluster.kill_node(cluster.command("squeue", "-h", "-j", moved, "-o", "%N").strip())
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert f"SLURM job {cancelled} ended as CANCELLED without a result" in log.read_text()
+    assert len(list(outputs.glob("runs/*/record.json"))) < 6
+
+    second = parent(log, *command)
+    assert second.wait(300) == 0, log.read_text()
+    assert len(list(outputs.glob("runs/*/record.json"))) == 6
+    builds = Counter(
+        json.loads(line)["key"] for line in (outputs / "artifacts" / "builds.jsonl").read_text().splitlines()
+    )
+    assert set(builds.values()) == {1}
+    mine, others = artifacts(outputs), artifacts(undisturbed)
+    assert builds.keys() == mine.keys() == others.keys()
+    for key, place in mine.items():
+        for name in FILES:
+            assert (place / name).read_bytes() == (others[key] / name).read_bytes(), (key, name)
+    for job in (requeued, moved):
+        assert "going on at step" in next((outputs / "slurm" / job).glob("*.out")).read_text()
+    assert not [*outputs.glob("**/*.lease"), *outputs.glob("runs/*/status.json")]
+    assert parent(third, *command).wait(60) == 0
+    assert "6 of 6 runs are finished" in third.read_text() and "SLURM" not in third.read_text()
