@@ -280,7 +280,8 @@ class Sweep:
         return self.outputs / "runs" / member.identity.name
 
     def _write(self) -> None:
-        self.manifest.write(self.everything)
+        if any(member.state is not REFUSED for member in self.everything):
+            self.manifest.write(self.everything)
 
 
 def newer(path: Path, than: float) -> bool:
