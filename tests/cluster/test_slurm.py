@@ -100,6 +100,15 @@ def test_a_preempted_job_goes_on_in_the_same_place(cluster: Cluster, parent: Par
 
 
 @slurm
+def test_a_job_that_runs_out_of_time_goes_on_in_a_new_stay(parent: Parent, place: Path) -> None:
+    times = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=55"]
+    process = start(parent, place, *times, "--", WAIT.format(0))
+    wait_for(lambda: len(stays(place, 0)) == 2, (place / "log").read_text, 60)
+    go(place)
+    assert finish(process, place)[0]["number"] == 0
+
+
+@slurm
 def test_an_interrupted_parent_leaves_its_jobs_and_the_same_command_waits_for_them(
     cluster: Cluster, parent: Parent, place: Path
 ) -> None:
