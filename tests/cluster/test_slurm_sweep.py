@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,23 +42,24 @@ def undisturbed(tmp_path: Path) -> Path:
 def in_training(outputs: Path, label: str, method: str, level: int) -> str:
     """Wait until a stage of a method's run has a checkpoint; the SLURM job that trains it."""
 
-    def keys() -> set[str]:
-        members = [
-            row for path in outputs.glob("sweeps/*/sweep.json") for row in json.loads(path.read_text())["members"]
-        ]
-        return {row["chain"][level] for row in members if f"method={method}" in row["overrides"]}
-
     def jobs() -> list[str]:
-        rows = [json.loads(path.read_text()) for path in outputs.glob("runs/*/status.json")]
-        return [row["job"] for row in rows if row["stage"] == label and row["job"] is not None]
+        members = [row for sweep in read(outputs, "sweeps/*/sweep.json") for row in sweep["members"]]
+        keys = {row["chain"][level] for row in members if f"method={method}" in row["overrides"]}
+        saved = [path for key in keys for path in outputs.glob(f"artifacts/{key}.partial-*/**/checkpoint.ckpt")]
+        working = [row["job"] for row in read(outputs, "runs/*/status.json") if row["stage"] == label]
+        return [job for job in working if job is not None and saved]
 
-    def trains() -> bool:
-        return any(list(outputs.glob(f"artifacts/{key}.partial-*/**/checkpoint.ckpt")) for key in keys()) and bool(
-            jobs()
-        )
-
-    wait_for(trains, lambda: f"{label} does not train: {(outputs.parent / 'log').read_text()}", 120)
+    wait_for(lambda: bool(jobs()), lambda: f"{label} does not train: {(outputs.parent / 'log').read_text()}", 120)
     return jobs()[0]
+
+
+def read(outputs: Path, pattern: str) -> list[dict[str, Any]]:
+    """Files that come and go."""
+    found = []
+    for path in outputs.glob(pattern):
+        with suppress(FileNotFoundError):
+            found.append(json.loads(path.read_text()))
+    return found
 
 
 def artifacts(outputs: Path) -> dict[str, Path]:
@@ -85,19 +88,20 @@ def test_nothing_is_lost_and_nothing_is_built_twice(
     second = parent(log, *command)
     assert second.wait(300) == 0, log.read_text()
     assert len(list(outputs.glob("runs/*/record.json"))) == 6
-    builds = Counter(
-        json.loads(line)["key"] for line in (outputs / "artifacts" / "builds.jsonl").read_text().splitlines()
-    )
+    rows = (outputs / "artifacts" / "builds.jsonl").read_text().splitlines()
+    builds = Counter(json.loads(row)["key"] for row in rows)
     assert set(builds.values()) == {1}
     mine, others = artifacts(outputs), artifacts(undisturbed)
     assert builds.keys() == mine.keys() == others.keys()
     for key, place in mine.items():
         for name in FILES:
             assert (place / name).read_bytes() == (others[key] / name).read_bytes(), (key, name)
-    went_on = [
-        line for path in outputs.glob("slurm/*/*.out") for line in path.read_text().splitlines() if "going on" in line
-    ]
-    assert {line.split(":")[0] for line in went_on} == {"baseline", "distill/soft_targets", "prune/magnitude"}
+    said = [line for path in outputs.glob("slurm/*/*.out") for line in path.read_text().splitlines()]
+    assert {line.split(":")[0] for line in said if "going on" in line} == {
+        "baseline",
+        "distill/soft_targets",
+        "prune/magnitude",
+    }
     assert not [*outputs.glob("**/*.lease"), *outputs.glob("runs/*/status.json")]
-    assert parent(third, *command).wait(60) == 0
+    assert parent(third, *command).wait(120) == 0
     assert "6 of 6 runs are finished" in third.read_text() and "SLURM" not in third.read_text()
