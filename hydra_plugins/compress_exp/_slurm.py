@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -27,6 +29,7 @@ log = logging.getLogger("compress_exp")
 LOOK_SECONDS = 1.0  # between looks for results
 ASK_SECONDS = (3.0, 30.0)  # between questions to SLURM, at first and later
 GRACE_SECONDS = 15.0  # for a result to show on a shared file system, and for SLURM to requeue what it ended
+KILL_SECONDS = 180.0  # from SIGTERM to SIGKILL at most; SLURM's KillWait is 30 by default
 ARRAY = 1000  # jobs of one array; the usual limit of a cluster is 1001
 
 
@@ -45,12 +48,28 @@ class Stay:
     number: int
 
     def __call__(self) -> JobReturn:
-        """Run it, or go on with it."""
+        """Run it, or go on with it.
+
+        SIGTERM says that SLURM is about to kill the job: what fails from then on (a child process that the signal
+        ended) is no verdict on the run. SLURM has the last word: the job is requeued, or counts as cancelled.
+        """
         environment = JobEnvironment()
         for torn in environment.paths.folder.glob("*.save_tmp"):  # a kill left it; submitit would write no result
             torn.unlink()
+        told: list[int] = []
+        before = signal.getsignal(signal.SIGTERM)
+
+        def note(number: int, frame: FrameType | None) -> None:
+            told.append(number)
+            if callable(before):
+                before(number, frame)
+
+        signal.signal(signal.SIGTERM, note)
         cores = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE")
-        return self.sweep(self.overrides, self.number, environment.job_id, int(cores) if cores else None)
+        done = self.sweep(self.overrides, self.number, environment.job_id, int(cores) if cores else None)
+        if done.status is JobStatus.FAILED and told:
+            time.sleep(KILL_SECONDS)
+        return done
 
     def checkpoint(self) -> DelayedSubmission:
         """What submitit runs after a requeue: the same, since all progress is on disk."""

@@ -113,6 +113,16 @@ def test_a_preempted_job_goes_on_in_the_same_place(cluster: Cluster, parent: Par
 
 
 @slurm
+def test_what_dies_with_a_requeued_job_is_no_failure(cluster: Cluster, parent: Parent, place: Path) -> None:
+    process = start(parent, place, "--", "number=0 action=child")
+    running(place, 0)
+    cluster.command("scontrol", "requeue", job_of(place, 0))
+    wait_for(lambda: len(stays(place, 0)) == 2, lambda: cluster.command("squeue"), 40)
+    go(place)
+    assert finish(process, place)[0]["number"] == 0
+
+
+@slurm
 def test_a_job_that_runs_out_of_time_goes_on_in_a_new_stay(parent: Parent, place: Path) -> None:
     times = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=55"]
     process = start(parent, place, *times, "--", WAIT.format(0))
