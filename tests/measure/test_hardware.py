@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 
 from compress_exp.config import CONF, UserError, build, plain
 from compress_exp.layers import int8
-from compress_exp.measure.hardware import Hardware
+from compress_exp.measure.hardware import Hardware, available_cores
 
 PLAIN: dict[str, Any] = {
     "_target_": "compress_exp.measure.hardware.Hardware",
