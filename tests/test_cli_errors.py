@@ -108,7 +108,7 @@ print(sorted(heavy & set(sys.modules)), file=sys.stderr)
     for group in ("hardware:", "loss:", "method:", "model:", "task:", "tracking:", "train:", "experiment:"):
         assert f"\n  {group}" in done.stdout
     assert "prune, prune/magnitude" in done.stdout
-    assert done.stdout.count("  python -m compress_exp ") == 10
+    assert done.stdout.count("  python -m compress_exp ") == 12
 
 
 def test_an_experiment_that_is_a_sweep_needs_no_flag(tmp_path: Path) -> None:
