@@ -1,0 +1,70 @@
+"""Training curves: the histories of the artifacts that a run went through, whoever trained them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from compress_exp.report.page.entries import plain
+from compress_exp.report.page.style import text
+from compress_exp.report.records import Record
+
+POINTS = 80
+NOT_LOSSES = ("sparsity", "quantization_error", "agreement", "learning_rate", "accuracy", "density", "bits")
+
+
+class Histories:
+    """The curves under `outputs/artifacts`, each read once and thinned to what a screen shows.
+
+    Args:
+        artifacts: the directory.
+    """
+
+    def __init__(self, artifacts: Path) -> None:
+        self.artifacts = artifacts
+        self.found: dict[str, dict[str, Any] | None] = {}
+
+    def chain(self, record: Record) -> list[str]:
+        """The artifacts of a run in order that have a history, the dense model's first."""
+        origin, stages = record.get("origin"), record.get("stages")
+        keys = [origin.get("baseline")] if isinstance(origin, dict) else []
+        keys += [row.get("artifact") for row in stages if isinstance(row, dict)] if isinstance(stages, list) else []
+        for key in keys:
+            if str(key) not in self.found:
+                self.found[str(key)] = _read(self.artifacts / str(key)) if _is_name(key) else None
+        return [str(key) for key in keys if self.found[str(key)] is not None]
+
+    def known(self) -> dict[str, Any]:
+        """Steps and curves by artifact."""
+        return {key: value for key, value in self.found.items() if value is not None}
+
+
+def _read(directory: Path) -> dict[str, Any] | None:
+    try:
+        with (directory / "history.csv").open(newline="") as stream:
+            rows = [row for row in csv.DictReader(stream) if row.get("step")]
+        steps = json.loads((directory / "build.json").read_text())["steps"]
+        return {"steps": float(steps), "curves": curves(rows)} if rows else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def curves(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """One curve for each column: its name, whether it is a loss, and its points, the last one always among them."""
+    stride = max(-(-len(rows) // POINTS), 1)
+    thinned = rows[::-1][::stride][::-1]
+    made = []
+    for name in rows[0]:
+        points = [(float(row["step"]), float(row[name])) for row in thinned if row.get(name)]
+        if name == "step" or not points:
+            continue
+        kind = "state" if name.startswith(NOT_LOSSES) else "loss"
+        x, y = zip(*points, strict=True)
+        made.append({"name": text(name), "kind": kind, "x": x, "y": [plain(value) for value in y]})
+    return made
+
+
+def _is_name(key: Any) -> bool:
+    return isinstance(key, str) and bool(key) and Path(key).name == key

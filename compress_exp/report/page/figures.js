@@ -1,0 +1,101 @@
+"use strict";
+
+const CONFIG = {displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"]};
+const drawn = new Map();
+
+/** The look of all figures, from the page's own colours. */
+function look() {
+  const css = getComputedStyle(document.documentElement);
+  const colour = (name) => css.getPropertyValue(name).trim();
+  const axis = {
+    gridcolor: colour("--grid"), linecolor: colour("--line"), zerolinecolor: colour("--line"), automargin: true,
+    title: {font: {size: 12, color: colour("--soft")}, standoff: 8}, tickfont: {size: 11, color: colour("--soft")},
+  };
+  return {layout: {
+    font: {family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("--text")},
+    paper_bgcolor: colour("--panel"), plot_bgcolor: colour("--panel"), xaxis: axis, yaxis: axis,
+    margin: {l: 52, r: 14, t: 14, b: 40},
+    legend: {orientation: "h", x: 0, y: -0.2, yanchor: "top", font: {size: 11.5, color: colour("--soft")}},
+    hoverlabel: {align: "left", bgcolor: colour("--panel"), bordercolor: colour("--line"),
+      font: {size: 11.5, color: colour("--text")}},
+    hovermode: "closest", dragmode: false, colorway: ["#4c78d8", "#f2811d", "#2fa66a", "#d6455d", "#9467d8", "#12a5b8", "#c79a12"],
+  }};
+}
+
+/** Draw a figure in a place, once more when the page turns dark or light. */
+function draw(place, figure, hovers, onClick) {
+  drawn.set(place, {figure, hovers, onClick});
+  paint(place);
+}
+
+function paint(place) {
+  const {figure, hovers, onClick} = drawn.get(place);
+  const data = structuredClone(figure.data);
+  for (const trace of data) {
+    if (hovers && trace.customdata) trace.hovertext = trace.customdata.map((index) => hovers[index]);
+    if (trace.type === "parcoords") {
+      trace.labelfont = {size: 12.5};
+      trace.tickfont = {size: 10.5};
+      trace.rangefont = {size: 1, color: "rgba(0,0,0,0)"};
+    }
+  }
+  const layout = {...structuredClone(figure.layout), template: look()};
+  if (data.some((trace) => trace.type === "parcoords")) layout.margin = {l: 56, r: 40, t: 44, b: 16};
+  Plotly.react(place, data, layout, CONFIG).then(() => {
+    if (!onClick || place.dataset.clicks) return;
+    place.dataset.clicks = "yes";
+    place.on("plotly_click", (event) => {
+      const index = event.points[0].customdata;
+      if (index !== undefined && index !== null) drawn.get(place).onClick(Number(index));
+    });
+  });
+}
+
+/** Draw each place when it is about to be seen. */
+const seen = new IntersectionObserver((changes) => {
+  for (const change of changes) {
+    if (!change.isIntersecting) continue;
+    seen.unobserve(change.target);
+    change.target.drawWhenSeen();
+  }
+}, {rootMargin: "300px"});
+
+function whenSeen(place, action) {
+  place.drawWhenSeen = action;
+  seen.observe(place);
+}
+
+/** The curves of the chains of artifacts of one run, one after the other on one axis of steps. */
+function curveFigure(chains, histories) {
+  const data = [], shapes = [], names = [];
+  for (const chain of chains) {
+    let offset = 0;
+    for (const key of chain) {
+      const {steps, curves} = histories[key];
+      for (const {name, kind, x, y} of curves) {
+        const first = !names.includes(name);
+        if (first) names.push(name);
+        data.push({
+          type: "scatter", mode: "lines", name, legendgroup: name, showlegend: first, x: x.map((step) => step + offset), y,
+          yaxis: kind === "loss" ? "y" : "y2", line: {width: 1.7, color: look().layout.colorway[names.indexOf(name) % 7]},
+          hovertemplate: "step %{x}: %{y:.4g}",
+        });
+      }
+      offset += steps;
+      if (chain === chains[0] && key !== chain[chain.length - 1]) {
+        shapes.push({type: "line", x0: offset, x1: offset, yref: "paper", y0: 0, y1: 1, line: {width: 1, dash: "dot", color: "#8a8f98"}});
+      }
+    }
+  }
+  const state = data.some((trace) => trace.yaxis === "y2");
+  const layout = {
+    xaxis: {title: {text: "step"}, anchor: state ? "y2" : "y"}, shapes,
+    yaxis: {title: {text: "loss"}, domain: state ? [0.42, 1] : [0, 1]},
+    ...(state && {yaxis2: {title: {text: "state"}, domain: [0, 0.34], anchor: "x"}}),
+  };
+  return {data, layout};
+}
+
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  for (const place of drawn.keys()) if (place.isConnected) paint(place);
+});
