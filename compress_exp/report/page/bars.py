@@ -7,8 +7,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from compress_exp.report.page.entries import Entry
-from compress_exp.report.page.style import Style, plain_figure, text
+from compress_exp.report.page.entries import DENSE, Entry
+from compress_exp.report.page.style import Style, plain_figure, text, whose
+
+LABELLED = 12
 
 
 def representatives(entries: Sequence[Entry], higher_is_better: bool) -> list[int]:
@@ -28,28 +30,40 @@ def representatives(entries: Sequence[Entry], higher_is_better: bool) -> list[in
 def bars(entries: Sequence[Entry], metric: str, higher_is_better: bool, style: Style) -> dict[str, Any]:
     """The figure; `customdata` of a bar is the index of its entry."""
     figure = go.Figure()
-    groups: dict[str, list[int]] = {}
-    for index in representatives(entries, higher_is_better):
-        groups.setdefault(entries[index].method, []).append(index)
-    for method, members in groups.items():
+    chosen = representatives(entries, higher_is_better)
+    for index in sorted(chosen, key=lambda index: (entries[index].method != DENSE, entries[index].method)):
+        entry = entries[index]
         figure.add_bar(
-            x=[text(entries[index].model) for index in members],
-            y=[entries[index].quality.value for index in members],
+            x=[text(entry.model)],
+            y=[entry.quality.value],
             error_y={
                 "type": "data",
                 "symmetric": False,
-                "array": [_above(entries[index]) for index in members],
-                "arrayminus": [_below(entries[index]) for index in members],
+                "array": [_above(entry)],
+                "arrayminus": [_below(entry)],
                 "thickness": 1,
                 "width": 3,
+                "color": "#5d6675",
             },
-            customdata=members,
-            name=text(method),
-            marker={"color": style.colour(method)},
+            text=[f"{entry.quality.value:.3g}"] if len(chosen) <= LABELLED else None,
+            textposition="inside",
+            insidetextanchor="middle",
+            textangle=0,
+            customdata=[index],
+            meta=whose(entry),
+            name=text(entry.method),
+            offsetgroup=text(entry.method),
+            marker={"color": style.colour(entry.method)},
             hoverinfo="text",
         )
     arrow = "" if higher_is_better else " (lower is better)"
-    figure.update_layout(barmode="group", xaxis={"type": "category"}, yaxis={"title": {"text": f"{text(metric)}{arrow}"}})
+    figure.update_layout(
+        showlegend=False,
+        barmode="group",
+        bargap=0.28,
+        xaxis={"type": "category"},
+        yaxis={"title": {"text": f"{text(metric)}{arrow}"}},
+    )
     return plain_figure(figure)
 
 

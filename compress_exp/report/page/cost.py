@@ -51,7 +51,7 @@ def cost(records: Sequence[Record]) -> dict[str, Any] | None:
         parts = spent.get(kind, {})
         names = [name for name in order if name in parts]
         figure.add_bar(
-            y=[text(name) for name in names],
+            y=[_lines(name) for name in names],
             x=[parts[name] / size for name in names],
             orientation="h",
             name=kind,
@@ -61,9 +61,14 @@ def cost(records: Sequence[Record]) -> dict[str, Any] | None:
     figure.update_layout(
         barmode="stack",
         xaxis={"title": {"text": unit}},
-        yaxis={"type": "category", "categoryorder": "array", "categoryarray": [text(name) for name in order], "automargin": True},
+        yaxis={"type": "category", "categoryorder": "array", "categoryarray": [_lines(name) for name in order], "automargin": True},
     )
     return plain_figure(figure)
+
+
+def _lines(name: str) -> str:
+    """A narrow label."""
+    return text(name).replace(" → ", "<br>→ ")
 
 
 def _add(spent: dict[str, dict[str, float]], kind: str, name: str, value: float | None) -> None:

@@ -7,11 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from compress_exp.report.page.entries import plain
 from compress_exp.report.page.style import text
 from compress_exp.report.records import Record
 
-POINTS = 80
+POINTS = 60
 NOT_LOSSES = ("sparsity", "quantization_error", "agreement", "learning_rate", "accuracy", "density", "bits")
 
 
@@ -46,24 +45,22 @@ def _read(directory: Path) -> dict[str, Any] | None:
         with (directory / "history.csv").open(newline="") as stream:
             rows = [row for row in csv.DictReader(stream) if row.get("step")]
         steps = json.loads((directory / "build.json").read_text())["steps"]
-        return {"steps": float(steps), "curves": curves(rows)} if rows else None
+        return {"steps": float(steps)} | curves(rows) if rows else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def curves(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """One curve for each column: its name, whether it is a loss, and its points, the last one always among them."""
+def curves(rows: list[dict[str, str]]) -> dict[str, Any]:
+    """The steps, and each other column with its name, whether it is a loss, and its values; the last row is kept."""
     stride = max(-(-len(rows) // POINTS), 1)
     thinned = rows[::-1][::stride][::-1]
     made = []
     for name in rows[0]:
-        points = [(float(row["step"]), float(row[name])) for row in thinned if row.get(name)]
-        if name == "step" or not points:
+        values = [float(f"{float(row[name]):.4g}") if row.get(name) else None for row in thinned]
+        if name == "step" or not any(value is not None for value in values):
             continue
-        kind = "state" if name.startswith(NOT_LOSSES) else "loss"
-        x, y = zip(*points, strict=True)
-        made.append({"name": text(name), "kind": kind, "x": x, "y": [plain(value) for value in y]})
-    return made
+        made.append({"name": text(name), "kind": "state" if name.startswith(NOT_LOSSES) else "loss", "y": values})
+    return {"x": [float(row["step"]) for row in thinned], "curves": made}
 
 
 def _is_name(key: Any) -> bool:

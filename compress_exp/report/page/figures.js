@@ -1,7 +1,18 @@
 "use strict";
 
-const CONFIG = {displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"]};
+const CONFIG = {displaylogo: false, responsive: true, displayModeBar: true, modeBarButtons: [["toImage", "zoom2d", "resetScale2d"]]};
 const drawn = new Map();
+const hidden = new Set();
+
+/** Plotly is run after the page has been seen once: tables and boxes do not wait for it. */
+const plotly = new Promise((done) => {
+  requestAnimationFrame(() => setTimeout(() => {
+    const script = document.createElement("script");
+    script.textContent = document.getElementById("plotly").textContent;
+    document.head.append(script);
+    done();
+  }));
+});
 
 /** The look of all figures, from the page's own colours. */
 function look() {
@@ -14,7 +25,7 @@ function look() {
   return {layout: {
     font: {family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("--text")},
     paper_bgcolor: colour("--panel"), plot_bgcolor: colour("--panel"), xaxis: axis, yaxis: axis,
-    margin: {l: 52, r: 14, t: 14, b: 40},
+    margin: {l: 52, r: 14, t: 12, b: 44},
     legend: {orientation: "h", x: 0, y: -0.2, yanchor: "top", font: {size: 11.5, color: colour("--soft")}},
     hoverlabel: {align: "left", bgcolor: colour("--panel"), bordercolor: colour("--line"),
       font: {size: 11.5, color: colour("--text")}},
@@ -25,12 +36,12 @@ function look() {
 /** Draw a figure in a place, once more when the page turns dark or light. */
 function draw(place, figure, hovers, onClick) {
   drawn.set(place, {figure, hovers, onClick});
-  paint(place);
+  plotly.then(() => paint(place));
 }
 
 function paint(place) {
   const {figure, hovers, onClick} = drawn.get(place);
-  const data = structuredClone(figure.data);
+  const data = structuredClone(figure.data).filter(({meta}) => !meta || !hidden.has(`method ${meta.method}`) && !hidden.has(`model ${meta.model}`));
   for (const trace of data) {
     if (hovers && trace.customdata) trace.hovertext = trace.customdata.map((index) => hovers[index]);
     if (trace.type === "parcoords") {
@@ -40,7 +51,7 @@ function paint(place) {
     }
   }
   const layout = {...structuredClone(figure.layout), template: look()};
-  if (data.some((trace) => trace.type === "parcoords")) layout.margin = {l: 56, r: 40, t: 44, b: 16};
+  if (data.some((trace) => trace.type === "parcoords")) layout.margin = {l: 56, r: 40, t: 48, b: 16};
   Plotly.react(place, data, layout, CONFIG).then(() => {
     if (!onClick || place.dataset.clicks) return;
     place.dataset.clicks = "yes";
@@ -71,8 +82,8 @@ function curveFigure(chains, histories) {
   for (const chain of chains) {
     let offset = 0;
     for (const key of chain) {
-      const {steps, curves} = histories[key];
-      for (const {name, kind, x, y} of curves) {
+      const {steps, x, curves} = histories[key];
+      for (const {name, kind, y} of curves) {
         const first = !names.includes(name);
         if (first) names.push(name);
         data.push({
@@ -96,6 +107,8 @@ function curveFigure(chains, histories) {
   return {data, layout};
 }
 
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+function repaint() {
   for (const place of drawn.keys()) if (place.isConnected) paint(place);
-});
+}
+
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);

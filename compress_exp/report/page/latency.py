@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from compress_exp.report.page.bars import representatives
 from compress_exp.report.page.entries import Entry
-from compress_exp.report.page.style import Style, plain_figure, text
+from compress_exp.report.page.style import Style, plain_figure, text, whose
 from compress_exp.report.records import Record, number
 
 Shape = tuple[int, int]
@@ -44,22 +44,24 @@ def latency(entries: Sequence[Entry], higher_is_better: bool, style: Style) -> d
             y=list(times.values()),
             mode="lines+markers",
             name=name,
+            meta=whose(entry),
             line={"color": style.colour(entry.method), "width": 2, "dash": "dot" if entry.is_dense else "solid"},
             marker={"symbol": style.symbol(entry.model), "size": 8},
-            hovertemplate="%{x} tokens: %{y:.3g} ms",
+            hovertemplate=f"{name}<br>%{{x}} tokens: %{{y:.3g}} ms<extra></extra>",
         )
     if not figure.data:
         return None
     shapes = sorted({shape for entry in chosen for shape in by_shape(entry)})
     order = [f"{size} × {length}" for size, length in shapes]
     figure.update_layout(
+        showlegend=False,
         xaxis={
             "type": "category",
             "categoryorder": "array",
             "categoryarray": order,
             "title": {"text": "batch size × tokens"},
         },
-        yaxis={"type": "log", "title": {"text": "p50, ms"}},
+        yaxis={"type": "log", "dtick": "D2", "title": {"text": "p50, ms"}},
     )
     return plain_figure(figure)
 

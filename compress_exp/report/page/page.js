@@ -20,6 +20,8 @@ function show(number) {
   panel.querySelector(".controls-slot").append(controls);
   panel.querySelector(".detail-slot").append(detail);
   controls.querySelector(".answer").replaceChildren();
+  hidden.clear();
+  for (const item of panel.querySelectorAll("[data-hides]")) item.setAttribute("aria-pressed", "true");
   for (const place of panel.querySelectorAll("[data-figure]")) {
     whenSeen(place, () => drawNamed(place, sections[number]));
   }
@@ -35,17 +37,7 @@ function drawNamed(place, section) {
     place.textContent = "Nothing of this was measured.";
     return;
   }
-  const legend = panels[current].querySelector(`[data-legend="${place.dataset.figure}"]`);
-  if (legend && figure.legend) {
-    legend.replaceChildren(...figure.legend.map(([name, colour]) => {
-      const item = element("span", name);
-      const mark = element("i");
-      mark.style.setProperty("--method", colour);
-      item.prepend(mark);
-      return item;
-    }));
-  }
-  if (place.dataset.figure === "cost") place.style.height = `${Math.max(220, 110 + 26 * new Set(figure.data.flatMap((trace) => trace.y)).size)}px`;
+  if (place.dataset.figure === "cost") place.style.height = `${Math.max(220, 120 + 34 * new Set(figure.data.flatMap((trace) => trace.y)).size)}px`;
   draw(place, figure, section.entries.map((entry) => entry.hover), (index) => select(index, true));
 }
 
@@ -155,7 +147,12 @@ document.addEventListener("click", (event) => {
   if (!target) return;
   if (target.matches(".tab")) show(Number(target.dataset.section));
   else if (target.dataset.select !== undefined) select(Number(target.dataset.select), true);
-  else if (target.matches("thead button")) {
+  else if (target.dataset.hides !== undefined) {
+    const off = target.getAttribute("aria-pressed") === "true";
+    target.setAttribute("aria-pressed", String(!off));
+    hidden[off ? "add" : "delete"](target.dataset.hides);
+    repaint();
+  } else if (target.matches("thead button")) {
     const head = target.parentElement;
     const first = head.classList.contains("number") ? "descending" : "ascending";
     const other = first === "descending" ? "ascending" : "descending";

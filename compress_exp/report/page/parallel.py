@@ -35,9 +35,7 @@ def parallel(entries: Sequence[Entry], metric: str, style: Style) -> dict[str, A
             ],
         )
     )
-    made = plain_figure(figure)
-    made["legend"] = [[name, style.colour(name)] for name in methods]
-    return made
+    return plain_figure(figure)
 
 
 def _band(index: int, count: int) -> tuple[float, float]:

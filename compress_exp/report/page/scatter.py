@@ -9,10 +9,11 @@ import plotly.graph_objects as go
 
 from compress_exp.report.page.entries import Entry
 from compress_exp.report.page.pareto import front
-from compress_exp.report.page.style import GREY, Style, plain_figure, quality_axis, text
+from compress_exp.report.page.style import GREY, Style, plain_figure, quality_axis, text, whose
 
 FLOORS = (0.99, 0.999)
 MANY_MODELS = 2
+WIDE = 20
 
 Cost = Callable[[Entry], float | None]
 
@@ -61,19 +62,10 @@ def scatter(
     for index, entry in enumerate(entries):
         if cost(entry) is not None and entry.quality.value is not None:
             groups.setdefault((entry.method, entry.model), []).append(index)
-    several = len({model for _, model in groups}) > 1
-    shown: set[str] = set()
     for (method, model), members in sorted(groups.items(), key=lambda item: item[0]):
         figure.add_scatter(
             x=[cost(entries[index]) for index in members],
             y=[entries[index].quality.value for index in members],
-            error_y={
-                "type": "data",
-                "symmetric": True,
-                "array": [entries[index].quality.half if len(entries[index].seeds) > 1 else None for index in members],
-                "thickness": 1,
-                "width": 2,
-            },
             customdata=members,
             mode="markers",
             marker={
@@ -84,18 +76,11 @@ def scatter(
                 "line": {"width": [1.5 if index in order else 0 for index in members], "color": GREY},
             },
             name=text(method),
-            legendgroup=text(method),
-            showlegend=method not in shown,
+            meta=whose(entries[members[0]]),
             hoverinfo="text",
         )
-        shown.add(method)
-    if several:
-        for model in sorted({model for _, model in groups}):
-            figure.add_scatter(
-                x=[None], y=[None], mode="markers", name=text(model), hoverinfo="skip",
-                marker={"color": GREY, "symbol": style.symbol(model), "size": 8},
-            )  # fmt: skip
-    for floor, level, name in floors(entries, higher_is_better):
+    levels = floors(entries, higher_is_better)
+    for floor, level, name in levels:
         figure.add_hline(
             y=level,
             line={"color": GREY, "width": 1, "dash": "dot" if floor == FLOORS[0] else "dash"},
@@ -107,10 +92,26 @@ def scatter(
             annotation_position="right",
             annotation_xanchor="right",
         )
-    figure.update_layout(
-        xaxis={"title": {"text": title}, "rangemode": "tozero"}, yaxis=quality_axis(metric, higher_is_better)
-    )
+    seen = [value for members in groups.values() for index in members if (value := entries[index].quality.value) is not None]
+    axis = quality_axis(metric, higher_is_better)
+    if seen:
+        axis = axis | {"range": _range([*seen, *(level for _, level, _ in levels)], higher_is_better), "autorange": False}
+    figure.update_layout(showlegend=False, xaxis=_cost_axis(title, [x for x in map(cost, entries) if x is not None]), yaxis=axis)
     return plain_figure(figure)
+
+
+def _cost_axis(title: str, costs: Sequence[float]) -> dict[str, Any]:
+    """From zero, or logarithmic where the costs are of different orders."""
+    axis: dict[str, Any] = {"title": {"text": title}}
+    if costs and min(costs) > 0 and max(costs) > WIDE * min(costs):
+        return axis | {"type": "log", "dtick": "D2"}
+    return axis | {"rangemode": "tozero"}
+
+
+def _range(values: Sequence[float], higher_is_better: bool) -> list[float]:
+    room = 0.07 * (max(values) - min(values)) or 0.02 * abs(values[0]) or 0.01
+    ends = [min(values) - room, max(values) + room]
+    return ends if higher_is_better else ends[::-1]
 
 
 def floors(entries: Sequence[Entry], higher_is_better: bool) -> list[tuple[float, float, str]]:

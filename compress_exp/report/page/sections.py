@@ -11,7 +11,7 @@ from compress_exp.report.page.bars import bars
 from compress_exp.report.page.columns import Column, columns, form
 from compress_exp.report.page.cost import cost
 from compress_exp.report.page.curves import Histories
-from compress_exp.report.page.entries import Entry, fold, headline, plain, primary
+from compress_exp.report.page.entries import DENSE, Entry, fold, headline, plain, primary
 from compress_exp.report.page.hover import hover
 from compress_exp.report.page.latency import latency
 from compress_exp.report.page.majority import Majority
@@ -43,6 +43,14 @@ class Section:
     conditions: tuple[str, ...]
     records: tuple[Record, ...]
     entries: tuple[Entry, ...]
+
+    def methods(self) -> list[str]:
+        """Of its entries, in alphabetic order, the dense model first."""
+        return sorted({entry.method for entry in self.entries}, key=lambda name: (name != DENSE, name))
+
+    def models(self) -> list[str]:
+        """Of its entries, in alphabetic order."""
+        return sorted({entry.model for entry in self.entries})
 
     def columns(self, weights: Mapping[str, float]) -> list[Column]:
         """Of its table."""

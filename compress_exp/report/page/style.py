@@ -13,7 +13,7 @@ from compress_exp.report.page.entries import DENSE, Entry
 
 COLOURS = ("#4c78d8", "#f2811d", "#2fa66a", "#d6455d", "#9467d8", "#12a5b8", "#c79a12", "#e377c2", "#7c9a3c", "#a0674b")
 GREY = "#8a8f98"
-SYMBOLS = ("circle", "diamond", "square", "triangle-up", "pentagon", "hexagon2", "star", "triangle-down", "bowtie")
+SYMBOLS = {"circle": "●", "diamond": "◆", "square": "■", "triangle-up": "▲", "pentagon": "⬟", "star": "★", "triangle-down": "▼"}
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,12 @@ class Style:
         return GREY if method == DENSE else COLOURS[self.methods.index(method) % len(COLOURS)]
 
     def symbol(self, model: str) -> str:
-        """Of a model."""
-        return SYMBOLS[self.models.index(model) % len(SYMBOLS)]
+        """The mark of a model."""
+        return list(SYMBOLS)[self.models.index(model) % len(SYMBOLS)]
+
+    def sign(self, model: str) -> str:
+        """That mark as a character."""
+        return SYMBOLS[self.symbol(model)]
 
 
 def text(value: object) -> str:
@@ -53,6 +57,11 @@ def plain_figure(figure: go.Figure) -> dict[str, Any]:
     made: dict[str, Any] = figure.to_plotly_json()
     made["layout"].pop("template", None)
     return made
+
+
+def whose(entry: Entry) -> dict[str, str]:
+    """What the legend of a section shows and hides a trace by."""
+    return {"method": entry.method, "model": entry.model}
 
 
 def quality_axis(metric: str, higher_is_better: bool) -> dict[str, Any]:

@@ -43,7 +43,8 @@ def render(outputs: Path, made: Sequence[Section], tasks: Sequence[str] | None) 
     histories = Histories(outputs / "artifacts")
     style = Style.of([entry for section in made for entry in section.entries])
     data = [section.data(style, histories) for section in made]
-    scripts = [plotly.offline.get_plotlyjs(), *((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)]
+    bundle = plotly.offline.get_plotlyjs()
+    scripts = [(HERE / name).read_text(encoding="utf-8") for name in SCRIPTS]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
@@ -60,7 +61,8 @@ def render(outputs: Path, made: Sequence[Section], tasks: Sequence[str] | None) 
         runs=sum(len(section.records) for section in made),
         css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         scripts=[Markup(script) for script in scripts],
-        hashes=[_hash(script) for script in scripts],
+        plotly=Markup(bundle),
+        hashes=[_hash(script) for script in (bundle, *scripts)],
     )
 
 
