@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from compress_exp.report.page.entries import weights_of
 from compress_exp.report.page.sections import Section
 
-SIGNS = {"≈": r"$\approx$", "±": r"$\pm$", "×": r"$\times$", "→": r"$\to$", "↓": r"$\downarrow$", "–": "--", "·": r"$\cdot$"}
+SIGNS = {
+    "≈": r"$\approx$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "→": r"$\to$",
+    "↓": r"$\downarrow$",
+    "–": "--",
+    "·": r"$\cdot$",
+}
 
 
 def latex(sections: Sequence[Section]) -> str:

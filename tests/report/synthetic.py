@@ -84,7 +84,9 @@ def record(
         )
     value = dense * (1 - loss) if higher else dense * (1 + loss)
     value = round(value, 3)  # ties
-    timings = [_timing(base_ms, speed * chance.uniform(0.99, 1.01), *shape) for shape in ((1, 128), (8, 128), (1, 32), (8, 32))]
+    timings = [
+        _timing(base_ms, speed * chance.uniform(0.99, 1.01), *shape) for shape in ((1, 128), (8, 128), (1, 32), (8, 32))
+    ]
     overrides = ["method=[" + ",".join(pipeline) + "]", f"model={model}", f"task={task}", f"seed={seed}"]
     overrides += [f"method.{pipeline[0].partition('/')[0]}.level={level}"]
     rows = 277 if task == "cola" else 872
@@ -131,7 +133,9 @@ def record(
             "cores": 16,
             "artifact": key,
             "baseline": f"{model}-{task}-dense-{seed}",
-            "methods": [{"method": f"compress_exp.{part.partition('/')[0]}", "level": level, "version": 1} for part in pipeline],
+            "methods": [
+                {"method": f"compress_exp.{part.partition('/')[0]}", "level": level, "version": 1} for part in pipeline
+            ],
         },
     }
 
@@ -166,21 +170,37 @@ def _save(directory: Path, item: dict[str, Any]) -> None:
         lines = [",".join(columns)]
         for step in range(0, 400, 2):
             hard = 0.7 * math.exp(-step / 120)
-            lines.append(",".join(f"{number:.6g}" for number in (step, hard, hard / 2, hard * 1.5, step / 500)[: len(columns)]))
+            lines.append(
+                ",".join(f"{number:.6g}" for number in (step, hard, hard / 2, hard * 1.5, step / 500)[: len(columns)])
+            )
         (history / "history.csv").write_text("\n".join(lines) + "\n")
 
 
 def _failures(directory: Path) -> None:
     members = []
     for index, (state, reason) in enumerate(
-        [("failed", "CUDA out of memory: 81 MB were asked for"), ("refused", "method.prune.sparsity=1.5: at most 1"), ("missing", None)]
+        [
+            ("failed", "CUDA out of memory: 81 MB were asked for"),
+            ("refused", "method.prune.sparsity=1.5: at most 1"),
+            ("missing", None),
+        ]
     ):
         members.append(
-            {"overrides": ["method=prune", f"seed={index}"], "run": f"lost{index}", "name": None if state == "refused" else f"lost-{index}"}
+            {
+                "overrides": ["method=prune", f"seed={index}"],
+                "run": f"lost{index}",
+                "name": None if state == "refused" else f"lost-{index}",
+            }
             | {"chain": [], "force": None, "until": None, "state": state, "reason": reason}
         )
     place = directory / "sweeps" / "s0"
     place.mkdir(parents=True)
-    head = {"schema": 1, "id": "s0", "command": "python -m compress_exp -m method=prune seed=0,1,2", "host": "node1", "pid": 1}
+    head = {
+        "schema": 1,
+        "id": "s0",
+        "command": "python -m compress_exp -m method=prune seed=0,1,2",
+        "host": "node1",
+        "pid": 1,
+    }
     head |= {"started": "2026-11-21T10:00:00+00:00", "updated": "2026-11-21T11:00:00+00:00"}
     (place / "sweep.json").write_text(json.dumps(head | {"members": members}))

@@ -262,7 +262,9 @@ def test_a_run_named_script_does_no_harm(tmp_path: Path) -> None:
     assert ">49<" not in page
     facts = page_data(page)["sections"][0]["entries"][1]
     assert facts["label"].startswith(EVIL)  # text for the script, which never parses it
-    assert "<script" not in facts["hover"]  # Plotly reads markup
+    figures = json.dumps([page_data(page)["sections"][0]["figures"], facts["waterfalls"]])
+    shown = re.sub(r'"meta": \{.*?\}', "", figures.replace(json.dumps(EVIL)[1:-1], "EVIL"))
+    assert "EVIL" not in shown.replace('"method": "EVIL"', "").replace('"model": "EVIL"', "")  # Plotly reads markup
 
 
 def test_secrets_and_the_home_directory_stay_out(tmp_path: Path) -> None:
@@ -283,7 +285,10 @@ def test_the_command_makes_the_one_run_again() -> None:
 
 
 def test_the_waterfall_takes_stages_from_their_own_runs_and_joins_what_nobody_measured() -> None:
-    path = [{"methods": ["a"], "artifact": "A", "bytes": 3_000_000}, {"methods": ["b"], "artifact": "B", "bytes": 2_000_000}]
+    path = [
+        {"methods": ["a"], "artifact": "A", "bytes": 3_000_000},
+        {"methods": ["b"], "artifact": "B", "bytes": 2_000_000},
+    ]
     last = {"methods": ["c"], "artifact": "C", "bytes": 1_000_000}
     first = record("first", run__method=["a"], origin__artifact="A", quality__primary__value=0.94)
     first["stages"] = path[:1]
@@ -329,7 +334,10 @@ def test_curves_are_those_of_the_chain_and_keep_their_end(tmp_path: Path) -> Non
     known = histories.known()
     assert known["b0"]["x"][-1] == 499
     assert len(known["b0"]["x"]) <= 60
-    assert [(curve["name"], curve["kind"]) for curve in known["C"]["curves"]] == [("loss", "loss"), ("sparsity", "state")]
+    assert [(curve["name"], curve["kind"]) for curve in known["C"]["curves"]] == [
+        ("loss", "loss"),
+        ("sparsity", "state"),
+    ]
     item["stages"] = [{"artifact": "../../etc"}]
     assert histories.chain(item) == ["b0"]
 
@@ -366,7 +374,9 @@ def test_the_command_writes_page_and_tables_of_the_tasks_asked_for(tmp_path: Pat
     assert (done.returncode, done.stderr) == (0, "")
     assert "report.html: 1 run; beside it table.csv, table.md, table.tex" in done.stdout
     reports = tmp_path / "reports"
-    assert [part["entries"][1]["label"] for part in page_data((reports / "report.html").read_text())["sections"]] == ["b_1%"]
+    assert [part["entries"][1]["label"] for part in page_data((reports / "report.html").read_text())["sections"]] == [
+        "b_1%"
+    ]
     tex = (reports / "table.tex").read_text()
     assert r"b\_1\%" in tex
     assert r"\toprule" in tex

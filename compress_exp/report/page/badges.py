@@ -61,8 +61,8 @@ def _dense(entry: Entry, majority: Majority) -> list[tuple[str, str]]:
     for record in entry.records:
         share, accuracy = majority.share(record), number(record["quality"], "baseline", "accuracy")
         if share is not None and accuracy is not None and accuracy <= share:
-            text = f"The dense model's accuracy is {accuracy:.4g}; always answering the most frequent class gives {share:.4g}."
-            return [("weak baseline", text)]
+            told = f"always answering the most frequent class gives {share:.4g}"
+            return [("weak baseline", f"The dense model's accuracy is {accuracy:.4g}; {told}.")]
         name, value = primary(record)[0], dense_quality(record)
         if name.startswith("matthews") and value is not None and value <= 0:
             return [("weak baseline", f"The dense model's {name} is {value:.4g}; any constant answer gives 0.")]
@@ -96,4 +96,6 @@ def _about_loss(override: str) -> bool:
 
 
 def _without_loss(identity: Any) -> Any:
-    return {name: value for name, value in identity.items() if name != "loss"} if isinstance(identity, dict) else identity
+    return (
+        {name: value for name, value in identity.items() if name != "loss"} if isinstance(identity, dict) else identity
+    )

@@ -48,13 +48,14 @@ def bars(entries: Sequence[Entry], metric: str, higher_is_better: bool, style: S
             text=[f"{entry.quality.value:.3g}"] if len(chosen) <= LABELLED else None,
             textposition="inside",
             insidetextanchor="middle",
+            insidetextfont={"color": "#ffffff"},
             textangle=0,
             customdata=[index],
             meta=whose(entry),
             name=text(entry.method),
             offsetgroup=text(entry.method),
             marker={"color": style.colour(entry.method)},
-            hoverinfo="text",
+            hoverinfo="none",
         )
     arrow = "" if higher_is_better else " (lower is better)"
     figure.update_layout(

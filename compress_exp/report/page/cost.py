@@ -43,7 +43,9 @@ def cost(records: Sequence[Record]) -> dict[str, Any] | None:
             totals[name] = totals.get(name, 0.0) + value
     if not totals:
         return None
-    unit, size = next((unit, size) for unit, size in (("h", 3600), ("min", 60), ("s", 1)) if max(totals.values()) >= size or size == 1)
+    unit, size = next(
+        (unit, size) for unit, size in (("h", 3600), ("min", 60), ("s", 1)) if max(totals.values()) >= size or size == 1
+    )
     order = sorted(totals, key=lambda name: totals[name])
     colours = {DENSE: GREY, COMPRESSING: "#4c78d8", MEASURING: "#c79a12"}
     figure = go.Figure()
@@ -61,7 +63,12 @@ def cost(records: Sequence[Record]) -> dict[str, Any] | None:
     figure.update_layout(
         barmode="stack",
         xaxis={"title": {"text": unit}},
-        yaxis={"type": "category", "categoryorder": "array", "categoryarray": [_lines(name) for name in order], "automargin": True},
+        yaxis={
+            "type": "category",
+            "categoryorder": "array",
+            "categoryarray": [_lines(name) for name in order],
+            "automargin": True,
+        },
     )
     return plain_figure(figure)
 

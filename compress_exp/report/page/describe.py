@@ -57,7 +57,9 @@ def configuration(record: Record) -> list[str]:
     lines = [" ".join(_pairs(chosen))]
     own = methods(record)
     for index, identity in enumerate(own):
-        label = str(names[index]) if len(names) == len(own) else str(_mapping(identity).get("method")).rpartition(".")[2]
+        label = (
+            str(names[index]) if len(names) == len(own) else str(_mapping(identity).get("method")).rpartition(".")[2]
+        )
         lines.append(f"{label}: {' '.join(_pairs(_mapping(identity)))}")
     return lines
 
@@ -68,7 +70,7 @@ def _pairs(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             continue
         if isinstance(value, Mapping):
             yield from _pairs(value, f"{prefix}{name}.")
-        elif value is not None:
+        elif value not in (None, [], "", ["*"]):
             text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             yield f"{prefix}{name}={text}"
 

@@ -88,7 +88,7 @@ class Entry:
 
 
 def fold(records: Sequence[Record]) -> list[Entry]:
-    """The entries of runs measured under the same conditions: dense models first, each before what it is compared with."""
+    """The entries of runs measured under the same conditions, each dense model before what is compared with it."""
     groups: dict[tuple[str, int], list[Record]] = {}
     for record in records:
         key, again = _identity(record), 0
@@ -132,7 +132,9 @@ def _identity(record: Record) -> str:
     run, known = record["run"], methods(record)
     others = settings(record)
     if known:
-        others = [item for item in others if not item.lstrip("+~").startswith(("method", "loss", "stages", "model=", "task="))]
+        others = [
+            item for item in others if not item.lstrip("+~").startswith(("method", "loss", "stages", "model=", "task="))
+        ]
     return json.dumps([run.get("model"), run.get("method"), run.get("loss"), known, others], default=str)
 
 

@@ -34,16 +34,15 @@ function look() {
 }
 
 /** Draw a figure in a place, once more when the page turns dark or light. */
-function draw(place, figure, hovers, onClick) {
-  drawn.set(place, {figure, hovers, onClick});
+function draw(place, figure, actions) {
+  drawn.set(place, {figure, actions});
   plotly.then(() => paint(place));
 }
 
 function paint(place) {
-  const {figure, hovers, onClick} = drawn.get(place);
+  const {figure, actions} = drawn.get(place);
   const data = structuredClone(figure.data).filter(({meta}) => !meta || !hidden.has(`method ${meta.method}`) && !hidden.has(`model ${meta.model}`));
   for (const trace of data) {
-    if (hovers && trace.customdata) trace.hovertext = trace.customdata.map((index) => hovers[index]);
     if (trace.type === "parcoords") {
       trace.labelfont = {size: 12.5};
       trace.tickfont = {size: 10.5};
@@ -53,12 +52,15 @@ function paint(place) {
   const layout = {...structuredClone(figure.layout), template: look()};
   if (data.some((trace) => trace.type === "parcoords")) layout.margin = {l: 56, r: 40, t: 48, b: 16};
   Plotly.react(place, data, layout, CONFIG).then(() => {
-    if (!onClick || place.dataset.clicks) return;
-    place.dataset.clicks = "yes";
-    place.on("plotly_click", (event) => {
+    if (!actions || place.dataset.wired) return;
+    place.dataset.wired = "yes";
+    const told = (name) => (event) => {
       const index = event.points[0].customdata;
-      if (index !== undefined && index !== null) drawn.get(place).onClick(Number(index));
-    });
+      if (index !== undefined && index !== null) actions[name](Number(index), event.event);
+    };
+    place.on("plotly_click", told("click"));
+    place.on("plotly_hover", told("hover"));
+    place.on("plotly_unhover", actions.leave);
   });
 }
 

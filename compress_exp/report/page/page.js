@@ -8,6 +8,7 @@ let weights = {...recorded};
 const fromTemplate = (id) => document.getElementById(id).content.cloneNode(true).firstElementChild;
 const controls = fromTemplate("controls");
 const detail = fromTemplate("detail");
+const tip = document.getElementById("tip");
 
 /** Show one section, and draw what is seen of it. */
 function show(number) {
@@ -38,7 +39,7 @@ function drawNamed(place, section) {
     return;
   }
   if (place.dataset.figure === "cost") place.style.height = `${Math.max(220, 120 + 34 * new Set(figure.data.flatMap((trace) => trace.y)).size)}px`;
-  draw(place, figure, section.entries.map((entry) => entry.hover), (index) => select(index, true));
+  draw(place, figure, {click: (index) => select(index, true), hover: tell, leave: () => { tip.hidden = true; }});
 }
 
 function element(tag, text = "", className = "") {
@@ -46,6 +47,21 @@ function element(tag, text = "", className = "") {
   made.textContent = text;
   made.className = className;
   return made;
+}
+
+/** What a point is, beside the pointer. */
+function tell(index, pointer) {
+  const entry = sections[current].entries[index];
+  tip.replaceChildren(element("strong", entry.label), ...entry.hover.map((line) => element("span", line)));
+  for (const [name] of entry.badges) tip.append(element("span", `⚠ ${name}`));
+  if (!entry.dense) {
+    tip.append(...entry.configuration.map((line) => element("code", line)), element("code", entry.command, "command"));
+  }
+  tip.hidden = false;
+  const room = 14;
+  const right = pointer.clientX + room + tip.offsetWidth < innerWidth;
+  tip.style.left = `${Math.max(right ? pointer.clientX + room : pointer.clientX - room - tip.offsetWidth, 4)}px`;
+  tip.style.top = `${Math.max(Math.min(pointer.clientY + room, innerHeight - tip.offsetHeight - 4), 4)}px`;
 }
 
 /** Everything about one run. */

@@ -1,4 +1,4 @@
-"""A cost against quality: every entry a point, the Pareto front a line, and what 99 % and 99.9 % of the baseline are."""
+"""A cost against quality: entries as points, the Pareto front, and where 99 % and 99.9 % of the baseline are."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def scatter(
             },
             name=text(method),
             meta=whose(entries[members[0]]),
-            hoverinfo="text",
+            hoverinfo="none",
         )
     levels = floors(entries, higher_is_better)
     for floor, level, name in levels:
@@ -89,14 +89,21 @@ def scatter(
                 "font": {"size": 10, "color": GREY},
                 "yanchor": "top" if floor == FLOORS[0] else "bottom",
             },
-            annotation_position="right",
-            annotation_xanchor="right",
+            annotation_position="left",
+            annotation_xanchor="left",
         )
-    seen = [value for members in groups.values() for index in members if (value := entries[index].quality.value) is not None]
+    seen = [
+        value for members in groups.values() for index in members if (value := entries[index].quality.value) is not None
+    ]
     axis = quality_axis(metric, higher_is_better)
     if seen:
-        axis = axis | {"range": _range([*seen, *(level for _, level, _ in levels)], higher_is_better), "autorange": False}
-    figure.update_layout(showlegend=False, xaxis=_cost_axis(title, [x for x in map(cost, entries) if x is not None]), yaxis=axis)
+        axis = axis | {
+            "range": _range([*seen, *(level for _, level, _ in levels)], higher_is_better),
+            "autorange": False,
+        }
+    figure.update_layout(
+        showlegend=False, xaxis=_cost_axis(title, [x for x in map(cost, entries) if x is not None]), yaxis=axis
+    )
     return plain_figure(figure)
 
 
@@ -117,9 +124,13 @@ def _range(values: Sequence[float], higher_is_better: bool) -> list[float]:
 def floors(entries: Sequence[Entry], higher_is_better: bool) -> list[tuple[float, float, str]]:
     """(share, quality, whose) for each level; with many models only those of the best dense model."""
     dense = [(entry.quality.value, entry.model) for entry in entries if entry.is_dense]
-    known = sorted(((value, model) for value, model in dense if value is not None and value > 0), reverse=higher_is_better)
+    known = sorted(
+        ((value, model) for value, model in dense if value is not None and value > 0), reverse=higher_is_better
+    )
     if len(known) > MANY_MODELS:
         known = known[:1]
     return [
-        (share, value * share if higher_is_better else value / share, model) for value, model in known for share in FLOORS
+        (share, value * share if higher_is_better else value / share, model)
+        for value, model in known
+        for share in FLOORS
     ]

@@ -116,6 +116,7 @@ class Section:
             "p50": entry.p50,
             "quality": entry.quality.value,
             "hover": hover(entry, self.metric),
+            "badges": entry.badges,
         }
         if entry.is_dense:
             return facts
@@ -125,7 +126,6 @@ class Section:
             "configuration": entry.configuration,
             "seeds": entry.seeds,
             "runs": [str(record["run"].get("name") or record["run"]["id"]) for record in entry.records],
-            "badges": entry.badges,
             "waterfalls": waterfalls(path, self.metric, self.higher_is_better),
             "chains": [chain for record in entry.records if (chain := histories.chain(record))],
         }
@@ -138,7 +138,9 @@ def sections(records: Sequence[Record], majority: Majority) -> list[Section]:
         key = (str(record["run"].get("task")), *primary(record), conditions(record))
         groups.setdefault(key, []).append(record)
     made = []
-    for (task, metric, higher, told), group in sorted(groups.items(), key=lambda item: (item[0][0], -len(item[1]), item[0])):
+    for (task, metric, higher, told), group in sorted(
+        groups.items(), key=lambda item: (item[0][0], -len(item[1]), item[0])
+    ):
         entries = fold(group)
         mark(entries, majority)
         made.append(Section(task, metric, higher, told, tuple(group), tuple(entries)))

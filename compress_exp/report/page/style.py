@@ -13,7 +13,15 @@ from compress_exp.report.page.entries import DENSE, Entry
 
 COLOURS = ("#4c78d8", "#f2811d", "#2fa66a", "#d6455d", "#9467d8", "#12a5b8", "#c79a12", "#e377c2", "#7c9a3c", "#a0674b")
 GREY = "#8a8f98"
-SYMBOLS = {"circle": "●", "diamond": "◆", "square": "■", "triangle-up": "▲", "pentagon": "⬟", "star": "★", "triangle-down": "▼"}
+SYMBOLS = {
+    "circle": "●",
+    "diamond": "◆",
+    "square": "■",
+    "triangle-up": "▲",
+    "pentagon": "⬟",
+    "star": "★",
+    "triangle-down": "▼",
+}
 
 
 @dataclass(frozen=True)
@@ -67,4 +75,6 @@ def whose(entry: Entry) -> dict[str, str]:
 def quality_axis(metric: str, higher_is_better: bool) -> dict[str, Any]:
     """An axis on which better is up."""
     axis: dict[str, Any] = {"title": {"text": text(metric)}}
-    return axis if higher_is_better else {"title": {"text": f"{text(metric)} (lower is better)"}, "autorange": "reversed"}
+    return (
+        axis if higher_is_better else {"title": {"text": f"{text(metric)} (lower is better)"}, "autorange": "reversed"}
+    )
