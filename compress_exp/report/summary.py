@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from compress_exp.report.page.describe import safe
 from compress_exp.report.records import Record, read
 from compress_exp.report.table import BASELINE, SETTING, Row, rows
 
@@ -39,7 +40,8 @@ def report(
         The files written, the page last; none if there is no record.
     """
     console = console or _console()
-    everything, problems = read(outputs)
+    found, problems = read(outputs)
+    everything = [safe(record) for record in found]
     for problem in problems:
         console.print(problem, markup=False, highlight=False, soft_wrap=True)
     if not everything:

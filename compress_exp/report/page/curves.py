@@ -42,25 +42,27 @@ class Histories:
 
 def _read(directory: Path) -> dict[str, Any] | None:
     try:
-        with (directory / "history.csv").open(newline="") as stream:
-            rows = [row for row in csv.DictReader(stream) if row.get("step")]
+        lines = (directory / "history.csv").read_text(encoding="utf-8").splitlines()
         steps = json.loads((directory / "build.json").read_text())["steps"]
-        return {"steps": float(steps)} | curves(rows) if rows else None
+        return {"steps": float(steps)} | curves(lines) if len(lines) > 1 else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def curves(rows: list[dict[str, str]]) -> dict[str, Any]:
-    """The steps, and each other column with its name, whether it is a loss, and its values; the last row is kept."""
-    stride = max(-(-len(rows) // POINTS), 1)
-    thinned = rows[::-1][::stride][::-1]
+def curves(lines: list[str]) -> dict[str, Any]:
+    """The steps, and each other column with its name, whether it is a loss, and its values; the last row is kept.
+
+    Rows are thinned before they are parsed, since a history may be long.
+    """
+    stride = max(-(-(len(lines) - 1) // POINTS), 1)
+    rows = list(csv.DictReader([lines[0], *lines[:0:-1][::stride][::-1]]))
     made = []
     for name in rows[0]:
-        values = [float(f"{float(row[name]):.4g}") if row.get(name) else None for row in thinned]
+        values = [float(f"{float(row[name]):.4g}") if row.get(name) else None for row in rows]
         if name == "step" or not any(value is not None for value in values):
             continue
         made.append({"name": text(name), "kind": "state" if name.startswith(NOT_LOSSES) else "loss", "y": values})
-    return {"x": [float(row["step"]) for row in thinned], "curves": made}
+    return {"x": [float(row["step"]) for row in rows], "curves": made}
 
 
 def _is_name(key: Any) -> bool:

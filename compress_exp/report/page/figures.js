@@ -39,11 +39,21 @@ function draw(place, figure, actions) {
   plotly.then(() => paint(place));
 }
 
+function seeable(method, model) {
+  return !hidden.has(`method ${method}`) && !hidden.has(`model ${model}`);
+}
+
 function paint(place) {
   const {figure, actions} = drawn.get(place);
-  const data = structuredClone(figure.data).filter(({meta}) => !meta || !hidden.has(`method ${meta.method}`) && !hidden.has(`model ${meta.model}`));
+  const data = structuredClone(figure.data).filter(({meta}) => !meta || seeable(meta.method, meta.model));
   for (const trace of data) {
     if (trace.type === "parcoords") {
+      const kept = (values) => values.filter((_, index) => seeable(trace.meta.methods[index], trace.meta.models[index]));
+      trace.line.color = kept(trace.line.color);
+      for (const dimension of trace.dimensions) {
+        dimension.range = [Math.min(...dimension.values), Math.max(...dimension.values)];
+        dimension.values = kept(dimension.values);
+      }
       trace.labelfont = {size: 12.5};
       trace.tickfont = {size: 10.5};
       trace.rangefont = {size: 1, color: "rgba(0,0,0,0)"};

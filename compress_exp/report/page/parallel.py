@@ -23,6 +23,10 @@ def parallel(entries: Sequence[Entry], metric: str, style: Style) -> dict[str, A
     edges = [(place, style.colour(name)) for index, name in enumerate(methods) for place in _band(index, len(methods))]
     figure = go.Figure(
         go.Parcoords(
+            meta={
+                "methods": [entry.method for entry, _ in rows],
+                "models": [entry.model for entry, _ in rows],
+            },
             line={
                 "color": [methods.index(entry.method) for entry, _ in rows],
                 "colorscale": edges,

@@ -13,7 +13,6 @@ import plotly.offline
 from markupsafe import Markup
 
 from compress_exp.report.page.curves import Histories
-from compress_exp.report.page.describe import safe
 from compress_exp.report.page.entries import weights_of
 from compress_exp.report.page.majority import Majority
 from compress_exp.report.page.missing import missing
@@ -27,8 +26,13 @@ SCRIPTS = ("figures.js", "choose.js", "page.js")
 
 
 def gather(outputs: Path, records: Sequence[Record]) -> list[Section]:
-    """The sections of the page, free of secrets and of the home directory."""
-    return sections([safe(record) for record in records], Majority(outputs / "evaluations"))
+    """The sections of the page.
+
+    Args:
+        outputs: the directory of all results.
+        records: free of secrets and of the home directory, see `safe`.
+    """
+    return sections(records, Majority(outputs / "evaluations"))
 
 
 def render(outputs: Path, made: Sequence[Section], tasks: Sequence[str] | None) -> str:
