@@ -191,6 +191,22 @@ def test_a_seed_without_quality_is_left_out_of_the_mean() -> None:
     assert len(entry.seeds) == 3
 
 
+def test_only_what_was_measured_alike_is_compared(tmp_path: Path) -> None:
+    same = [record("a"), record("b", run__seed=1, origin__baseline="b1")]
+    other = [
+        record("c", quality__rows=100),
+        record("d", quality__split="test"),
+        record("e", quality__settings={"rows": "another file"}),
+        record("f", run__runtime={"name": "eager", "threads": 1}),
+        record("g", latency__rows__0__length=32),
+        record("h", origin__cpu="another"),
+    ]
+    made = sections([*same, *other], Majority(tmp_path))
+    assert len(made) == 7
+    assert [entry.is_dense for entry in made[0].entries] == [True, False, True, False]
+    assert all(len(part.entries) == 2 for part in made[1:])
+
+
 def badges(*records: dict[str, Any], majority: Path = Path("nowhere")) -> dict[str, list[str]]:
     entries = fold(records)
     mark(entries, Majority(majority))

@@ -43,9 +43,7 @@ def cost(records: Sequence[Record]) -> dict[str, Any] | None:
             totals[name] = totals.get(name, 0.0) + value
     if not totals:
         return None
-    unit, size = next(
-        (unit, size) for unit, size in (("h", 3600), ("min", 60), ("s", 1)) if max(totals.values()) >= size or size == 1
-    )
+    unit, size = scale(max(totals.values()))
     order = sorted(totals, key=lambda name: totals[name])
     colours = {DENSE: GREY, COMPRESSING: "#4c78d8", MEASURING: "#c79a12"}
     figure = go.Figure()
@@ -71,6 +69,13 @@ def cost(records: Sequence[Record]) -> dict[str, Any] | None:
         },
     )
     return plain_figure(figure)
+
+
+def scale(longest: float) -> tuple[str, float]:
+    """A unit in which so many seconds can be read, and its length."""
+    return next(
+        (unit, size) for unit, size in (("h", 3600.0), ("min", 60.0), ("s", 1.0)) if longest >= size or size == 1
+    )
 
 
 def _lines(name: str) -> str:

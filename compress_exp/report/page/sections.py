@@ -9,7 +9,7 @@ from typing import Any
 from compress_exp.report.page.badges import mark
 from compress_exp.report.page.bars import bars
 from compress_exp.report.page.columns import Column, columns, form
-from compress_exp.report.page.cost import cost
+from compress_exp.report.page.cost import cost, scale, seconds
 from compress_exp.report.page.curves import Histories
 from compress_exp.report.page.entries import DENSE, Entry, fold, headline, plain, primary
 from compress_exp.report.page.hover import hover
@@ -67,6 +67,12 @@ class Section:
             ("size and quality", best(self.entries, megabytes, self.higher_is_better)),
             ("latency and quality", best(self.entries, milliseconds, self.higher_is_better)),
         ]
+
+    def hours(self) -> str:
+        """How long all of it took."""
+        spent = sum(value for parts in seconds(self.records).values() for value in parts.values())
+        unit, size = scale(spent)
+        return f"{spent / size:.3g} {unit}"
 
     def cards(self, weights: Mapping[str, float]) -> list[tuple[str, str, int]]:
         """The findings to begin with: (what, how much, entry)."""
@@ -152,14 +158,15 @@ def conditions(record: Record) -> tuple[str, ...]:
     run, origin, row = record["run"], _mapping(record.get("origin")), headline(record)
     runtime, quality = _mapping(run.get("runtime")), record["quality"]
     threads, size, length = number(runtime, "threads"), number(row, "batch_size"), number(row, "length")
-    rows = number(quality, "rows")
+    rows, data = number(quality, "rows"), _mapping(quality.get("settings")).get("rows")
     told = [
         str(run.get("hardware")),
         machine(origin),
         " ".join(str(runtime[name]) for name in ("name", "device") if runtime.get(name) is not None),
         "" if threads is None else f"{threads:.0f} thread{'' if threads == 1 else 's'}",
         "not timed" if size is None or length is None else f"latency of {size:.0f} × {length:.0f} tokens",
-        "" if rows is None else f"{rows:,.0f} {quality.get('split') or 'evaluation'} examples",
+        str(quality.get("split") or "") if rows is None else f"{rows:,.0f} {quality.get('split') or ''} examples",
+        "" if data is None else f"data {str(data)[:8]}",
     ]
     return tuple(part for part in told if part)
 
