@@ -1,12 +1,9 @@
-"""The page in headless Chromium, driven by its driver (Debian: chromium, chromium-driver)."""
+"""The page of 500 synthetic records in headless Chromium."""
 
 from __future__ import annotations
 
-import json
 import random
-import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +11,10 @@ import pytest
 
 from compress_exp.report.page.write import gather, render
 from compress_exp.report.records import read
+from tests.chromium import data, draws_everything, needs_chromium, opened, show, wait
 from tests.report import synthetic
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="Selenium is not installed")
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="chromium or chromium-driver is not installed"),
-]
+pytestmark = [pytest.mark.browser, needs_chromium]
 ROWS = "section.task:not([hidden]) tbody tr[data-index]:not([hidden])"
 
 
@@ -37,42 +30,9 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def start() -> Iterator[Callable[[], Any]]:
-    started = []
-
-    def make() -> Any:
-        options = webdriver.ChromeOptions()
-        options.binary_location = CHROMIUM
-        for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1440,1000"):
-            options.add_argument(f"--{argument}")
-        options.add_argument("--enable-unsafe-swiftshader")
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        started.append(webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER)))
-        return started[-1]
-
-    yield make
-    for browser in started:
-        browser.quit()
-
-
-@pytest.fixture(scope="module")
-def browser(start: Callable[[], Any], html: Path) -> Any:
-    opened = start()
-    opened.get(html.as_uri())
-    wait(opened, "return window.Plotly !== undefined")
-    return opened
-
-
-def wait(browser: Any, condition: str, seconds: float = 60) -> Any:
-    until = time.monotonic() + seconds
-    while not (found := browser.execute_script(condition)):
-        assert time.monotonic() < until, condition
-        time.sleep(0.1)
-    return found
-
-
-def data(browser: Any) -> Any:
-    return json.loads(browser.execute_script("return document.getElementById('data').textContent"))
+def browser(html: Path) -> Iterator[Any]:
+    with opened(html) as started:
+        yield started
 
 
 def shown(browser: Any) -> list[int]:
@@ -84,10 +44,6 @@ def one(browser: Any, selector: str) -> Any:
     found = [item for item in browser.find_elements("css selector", selector) if item.is_displayed()]
     assert found, selector
     return found[0]
-
-
-def show(browser: Any, number: int) -> None:
-    browser.execute_script("document.querySelectorAll('.tab')[arguments[0]].click()", number)
 
 
 def weigh(browser: Any, name: str, value: float) -> None:
@@ -155,27 +111,38 @@ def test_sliders_rank_the_rows_anew(browser: Any) -> None:
 
 def test_choose_agrees_with_brute_force(browser: Any) -> None:
     chance = random.Random(3)
-    for part in data(browser)["sections"]:
-        entries = part["entries"]
-        for _ in range(60):
-            limits = {
+    questions = [
+        (
+            {
                 "megabytes": chance.choice([None, chance.uniform(0.3, 300)]),
                 "retained": chance.choice([None, chance.uniform(94, 101)]),
                 "milliseconds": chance.choice([None, chance.uniform(2, 80)]),
-            }
-            weights = {
-                name: chance.choice([0, 1, chance.uniform(0, 5)]) for name in ("accuracy", "compression", "speed")
-            }
-            found = browser.execute_script("return choose(...arguments)", entries, limits, weights)
+            },
+            {name: chance.choice([0, 1, chance.uniform(0, 5)]) for name in ("accuracy", "compression", "speed")},
+        )
+        for _ in range(60)
+    ]
+    ask = """return arguments[0].map(([limits, weights]) =>
+        sections.map(({entries}) => choose(entries, limits, weights)))"""
+    parts = data(browser)["sections"]
+    some = none = 0
+    for (limits, weights), answers in zip(questions, browser.execute_script(ask, questions), strict=True):
+        for part, found in zip(parts, answers, strict=True):
+            entries = part["entries"]
             scores = scored(entries, weights)
             fit = [index for index, entry in enumerate(entries) if not entry["dense"] and fits(entry, limits)]
             if not fit:
+                none += 1
                 assert "index" not in found
+                assert found["reason"]
                 continue
-            best = max((scores[i] for i in fit if scores[i] is not None), default=None)
+            some += 1
+            best = max((score for i in fit if (score := scores[i]) is not None), default=None)
             assert found["index"] in fit
             assert found["among"] == len(fit)
             assert scores[found["index"]] == pytest.approx(best)
+    assert some > 50
+    assert none > 50
 
 
 def fits(entry: dict[str, Any], limits: dict[str, float | None]) -> bool:
@@ -251,21 +218,8 @@ def test_a_point_tells_its_configuration_and_opens_its_run(browser: Any) -> None
 
 
 def test_every_section_draws_nothing_is_asked_of_a_network_and_no_error_is_told(browser: Any) -> None:
-    parts = data(browser)["sections"]
-    for number in range(len(parts)):
-        show(browser, number)
-        for name, figure in parts[number]["figures"].items():
-            place = f"section.task:not([hidden]) [data-figure={name}]"
-            browser.execute_script(f"document.querySelector('{place}').scrollIntoView()")
-            done = "js-plotly-plot" if figure else "none"
-            wait(browser, f"return document.querySelector('{place}').classList.contains('{done}')")
+    draws_everything(browser)
     assert browser.execute_script("return window.harm === undefined && !document.querySelector('img')")
-    told = [entry for entry in browser.get_log("browser") if "GPU stall due to ReadPixels" not in entry["message"]]
-    assert told == []
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
-    assert asked
-    assert {url.partition(":")[0] for url in asked} <= {"file", "data", "blob"}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

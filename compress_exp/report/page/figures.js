@@ -36,7 +36,7 @@ function look() {
 /** Draw a figure in a place, once more when the page turns dark or light. */
 function draw(place, figure, actions) {
   drawn.set(place, {figure, actions});
-  plotly.then(() => paint(place));
+  plotly.then(() => drawn.has(place) && paint(place));
 }
 
 function seeable(method, model) {
@@ -86,6 +86,14 @@ const seen = new IntersectionObserver((changes) => {
 function whenSeen(place, action) {
   place.drawWhenSeen = action;
   seen.observe(place);
+}
+
+/** Forget figures whose places are about to be replaced. */
+function discard(places) {
+  for (const place of places) {
+    seen.unobserve(place);
+    if (drawn.delete(place)) plotly.then(() => Plotly.purge(place));
+  }
 }
 
 /** The curves of the chains of artifacts of one run, one after the other on one axis of steps. */

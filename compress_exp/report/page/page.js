@@ -80,6 +80,7 @@ function select(index, scroll) {
     line.prepend(element("span", name, "badge"));
     return line;
   }));
+  discard(detail.querySelectorAll(".plot"));
   detail.querySelector(".falls").replaceChildren(...entry.waterfalls.map((figure) => {
     const place = element("div", "", "plot");
     whenSeen(place, () => draw(place, figure));
