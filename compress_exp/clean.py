@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
-from compress_exp.lease import AT_ONCE, SECONDS, holder, lease_file
+from compress_exp.lease import AT_ONCE, SECONDS, holder, lease_file, spoil_if_abandoned
 from compress_exp.leftovers import REMOVED, Leftover, leftovers
 from compress_exp.references import Reader
 
@@ -89,6 +89,8 @@ def claimed(path: Path) -> Iterator[bool]:
     """
     marker = lease_file(path)
     owner, seen = SoftFileLease(marker).owner, holder(path)
+    if owner is None:
+        spoil_if_abandoned(marker)
     seconds = owner.lease_duration if owner is not None and owner.lease_duration else SECONDS
     lease = SoftFileLease(marker, lease_duration=seconds, thread_local=False)
     try:

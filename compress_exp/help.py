@@ -30,10 +30,13 @@ Examples:
   python -m compress_exp task=classification task.data_dir=mine   own data: mine/train.jsonl, mine/validation.jsonl
   python -m compress_exp model=minilm model.path=DIRECTORY task=sst2 task.data_dir=DIRECTORY method=quant
   python -m compress_exp method=quant plan=true                   what would be built, what is there already
+  python -m compress_exp -m method=prune,quant seed=0,1,2 hydra/launcher=local_processes   several at once
+  python -m compress_exp -m hydra/sweeper=optuna 'method.prune.sparsity=interval(0.2,0.9)' a search in place of a grid
 
 Everything in the configuration can be set as key=value; `--cfg job` prints it for the choices given.
 Results lie in outputs/; the same command again goes on where the last one stopped.
-`python -m compress_exp.report` prints the table of everything there.
+`python -m compress_exp.report` prints the table of everything there, `.status` what is finished, running, failed or
+missing, `.clean` what nothing needs any more.
 
 Flags:
 

@@ -24,6 +24,8 @@ log = logging.getLogger("compress_exp")
 
 SECONDS = 60.0
 AT_ONCE = 0.5
+LOOKS = 3
+LOOK_SECONDS = 5.0
 
 
 class LeaseLost(Exception):
@@ -58,8 +60,11 @@ class Lease:
     @property
     def lost(self) -> bool:
         """Whether the claim is another's by now, or nobody's."""
-        owner = self._marker.owner
-        return owner is None or owner.token != self.token
+        for _ in range(LOOKS):  # a contender that looks whether the holder lives moves the marker aside for a moment
+            if (owner := self._marker.owner) is not None:
+                return owner.token != self.token
+            time.sleep(AT_ONCE / LOOKS)
+        return True
 
     def check(self) -> None:
         """Require that the claim is still held.
@@ -89,21 +94,66 @@ def leased(path: Path, seconds: float, what: str) -> Iterator[Lease]:
         UserError: somebody holds it under another duration.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    marker = SoftFileLease(lease_file(path), lease_duration=seconds, thread_local=False)
-    try:
-        try:
-            marker.acquire(timeout=AT_ONCE)
-        except Timeout:
-            log.info("%-24s waiting for %s (%s)", what, holder(path) or "another process", path)
-            marker.acquire(poll_interval=min(1.0, seconds / 10))
-    except LeaseSettingsMismatch as error:
-        raise UserError(
-            f"lease_seconds: {seconds:g} differs from what {holder(path)} uses for {path}; use the same value"
-        ) from error
+    marker = _acquired(path, seconds, what)
     try:
         yield Lease(marker)
     finally:
         marker.release()
+
+
+def _acquired(path: Path, seconds: float, what: str) -> SoftFileLease:
+    marker = SoftFileLease(lease_file(path), lease_duration=seconds, thread_local=False)
+    told, empty = False, None
+    while True:
+        try:
+            marker.acquire(
+                timeout=min(seconds, LOOK_SECONDS) if told else AT_ONCE, poll_interval=min(1.0, seconds / 10)
+            )
+            return marker
+        except Timeout:
+            if not told:
+                told = True
+                log.info("%-24s waiting for %s (%s)", what, holder(path) or "another process", path)
+            empty = _spoil_if_empty(lease_file(path), empty, seconds)
+        except LeaseSettingsMismatch as error:
+            other, owner = holder(path), marker.owner
+            if other is None or owner is None:
+                continue
+            if other.alive:
+                raise UserError(
+                    f"lease_seconds: {seconds:g} differs from what {other} uses for {path}; use the same value"
+                ) from error
+            marker = SoftFileLease(lease_file(path), lease_duration=owner.lease_duration or SECONDS, thread_local=False)
+
+
+def _spoil_if_empty(file: Path, seen: tuple[int, float] | None, seconds: float) -> tuple[int, float] | None:
+    """Make a marker that stays empty (its holder died between two system calls) one that filelock takes for broken.
+
+    Returns:
+        The inode of an empty marker, and when it was first seen.
+    """
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    if status.st_size:
+        return None
+    if seen is None or seen[0] != status.st_ino:
+        return status.st_ino, time.monotonic()
+    if time.monotonic() - seen[1] >= seconds:
+        with file.open("ab") as stream:
+            stream.write(b"?")
+        return None
+    return seen
+
+
+def spoil_if_abandoned(file: Path) -> None:
+    """Let a marker that has been empty for minutes be taken for broken."""
+    try:
+        if file.stat().st_size == 0 and time.time() - file.stat().st_mtime > 2 * SECONDS:
+            file.write_bytes(b"?")
+    except OSError:
+        pass
 
 
 def holder(path: Path) -> Holder | None:

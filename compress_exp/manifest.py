@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,10 @@ from compress_exp.config import SOURCE_CONF, plain
 from compress_exp.store import digest, write_json
 
 SCHEMA = 1
+ENVIRONMENT = "environment:"
+LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "rouge-score", "sacrebleu")
+PACKAGE = Path(__file__).parent
+_ENVIRONMENT = re.compile(r"oc\.env:\s*'?(\w+)")
 MISSING, RUNNING, FINISHED, FAILED, REFUSED = "missing", "running", "finished", "failed", "refused"
 
 
@@ -102,7 +110,7 @@ class Manifest:
             content = json.loads(self.path.read_text())
             if content["schema"] != SCHEMA or content["fingerprint"] != self.fingerprint:
                 return {}
-            if any(stamp(Path(path)) != seen for path, seen in content["watched"].items()):
+            if any(_state(thing) != seen for thing, seen in content["watched"].items()):
                 return {}
             self.watched = content["watched"]
             return {tuple(row["overrides"]): _identity(row) for row in content["members"] if row["run"]}
@@ -110,9 +118,10 @@ class Manifest:
             return {}
 
     def watch(self, config: Any) -> None:
-        """Note the local paths that a configuration names."""
-        for path in _paths(config):
-            self.watched.setdefault(str(path), stamp(path))
+        """Note the local paths, the code from elsewhere and the environment that a configuration depends on."""
+        names = _ENVIRONMENT.findall(json.dumps(plain_tree(config)))
+        for thing in [*map(str, _paths(config)), *(f"{ENVIRONMENT}{name}" for name in names)]:
+            self.watched.setdefault(thing, _state(thing))
 
     def write(self, members: Iterable[Member]) -> None:
         """Replace the file."""
@@ -131,18 +140,33 @@ class Manifest:
         write_json(self.path, content | {"members": rows})
 
 
-def fingerprint(root: Any, search_path: Iterable[str], arguments: Sequence[str]) -> str:
+def fingerprint(root: Any, sources: Iterable[tuple[str, str]], arguments: Sequence[str]) -> str:
     """A hash of what decides run ids: this code, the configuration files and the defaults of the sweep.
 
     Args:
         root: the sweep's own configuration.
-        search_path: Hydra's directories, `file://…`.
+        sources: Hydra's places of configuration files, each ("file" or "pkg", path).
         arguments: overrides that make the sweep.
     """
-    places = [Path(__file__).parent, SOURCE_CONF]
-    places += [Path(place.removeprefix("file://")) for place in search_path if place.startswith("file://")]
+    places = [PACKAGE, SOURCE_CONF]
+    places += [place for schema, path in sources for place in _directories(schema, path)]
     files = [stamp(place, "**/*") for place in dict.fromkeys(places)]
-    return digest([files, plain_tree(root), sorted(arguments)])
+    return digest([files, [version(name) for name in LIBRARIES], plain_tree(root), sorted(arguments)])
+
+
+def _directories(schema: str, path: str) -> list[Path]:
+    if schema == "file":
+        return [Path(path)]
+    found = find_spec(path.replace("/", ".")) if schema == "pkg" and path else None
+    return [Path(place) for place in (found.submodule_search_locations or [])] if found else []
+
+
+def _state(thing: str) -> str | None:
+    """What a watched path or variable is now; of a variable only a hash."""
+    if thing.startswith(ENVIRONMENT):
+        value = os.environ.get(thing.removeprefix(ENVIRONMENT))
+        return value and digest(value)
+    return stamp(Path(thing))
 
 
 def stamp(path: Path, pattern: str = "*") -> str | None:
@@ -168,7 +192,13 @@ def plain_tree(root: Any) -> Any:
 def _paths(config: Any) -> Iterator[Path]:
     """Local files and directories that a configuration names, and the hub's notes of what is in its cache."""
     for key, value in _leaves(plain(config), ""):
-        if key in ("outputs", "._target_") or not value:
+        if key == "outputs" or not value:
+            continue
+        if key.endswith("_target_"):
+            module = sys.modules.get(value.rpartition(".")[0])
+            file = getattr(module, "__file__", None)
+            if file and PACKAGE not in Path(file).parents:
+                yield Path(file)
             continue
         if key.endswith("hub"):
             from huggingface_hub.constants import HF_HUB_CACHE

@@ -37,7 +37,10 @@ def values(override: Override, loader: ConfigLoader) -> list[str]:
     if not override.is_sweep_override():
         return [str(override.input_line)]
     if not override.is_discrete_sweep():
-        raise UserError(f"{override.input_line}: a grid needs single values, such as range(1,4) or 1,2,3")
+        raise UserError(
+            f"{override.input_line}: a grid needs single values, such as range(1,4) or 1,2,3; "
+            "hydra/sweeper=optuna draws from an interval"
+        )
     found = _globbed(override, loader) or [str(value) for value in override.sweep_string_iterator()]
     if not found:
         allowed = ", ".join(options(override.key_or_group, loader))

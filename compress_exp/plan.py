@@ -114,11 +114,10 @@ class Plan:
         """The name of the last stage's artifact."""
         return self.chain[-1]
 
-    @property
-    def budgets(self) -> list[TrainConfig]:
-        """Those of everything that trains."""
+    def budgets(self, until: int) -> list[TrainConfig]:
+        """Those of everything that trains, up to a stage counted from 1."""
         own = [] if self.model.finetuned else [self.train]
-        return own + [stage.train for stage in self.stages if stage.trains]
+        return own + [stage.train for stage in self.stages[:until] if stage.trains]
 
     @property
     def label(self) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from compress_exp.errors import sentence
-from compress_exp.lease import job_id
+from compress_exp.lease import Lease, job_id
 from compress_exp.store import write_json
 
 STATUS = "status.json"
@@ -33,10 +33,11 @@ class Progress:
         directory: of the run.
         run: its id.
         chain: keys of the artifacts that it needs.
+        lease: the run's.
     """
 
-    def __init__(self, directory: Path, run: str, chain: Sequence[str]) -> None:
-        self.path = directory / STATUS
+    def __init__(self, directory: Path, run: str, chain: Sequence[str], lease: Lease) -> None:
+        self.path, self.lease = directory / STATUS, lease
         self.content: dict[str, Any] = {
             "run": run,
             "name": directory.name,
@@ -54,7 +55,12 @@ class Progress:
         self.last = 0.0
 
     def stage(self, label: str) -> None:
-        """Say what begins."""
+        """Say what begins.
+
+        Raises:
+            LeaseLost: another process took over the run.
+        """
+        self.lease.check()
         self.content |= {"stage": label, "step": 0, "steps": 0}
         self._write()
 
@@ -67,6 +73,7 @@ class Progress:
 
         def beat(step: int, steps: int) -> None:
             if time.monotonic() - self.last >= EVERY_SECONDS:
+                self.lease.check()
                 check()
                 self.content |= {"step": step, "steps": steps}
                 self._write()
@@ -84,17 +91,21 @@ class Progress:
 
 
 @contextmanager
-def reported(directory: Path, run: str, chain: Sequence[str]) -> Iterator[Progress]:
+def reported(directory: Path, run: str, chain: Sequence[str], lease: Lease) -> Iterator[Progress]:
     """Keep the status of a run while it works; nothing is left of it once the run has done what it was asked.
 
     What stops it from outside (a signal, a power cut) leaves the status as it was: whoever finds it without a living
-    holder of the run's lease knows that the run was interrupted.
+    holder of the run's lease knows that the run was interrupted. Nothing is said once another process took over.
+
+    Raises:
+        LeaseLost: it did.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    progress = Progress(directory, run, chain)
+    progress = Progress(directory, run, chain, lease)
     try:
         yield progress
     except Exception as error:
+        lease.check()
         progress.failed(sentence(error))
         raise
     progress.path.unlink(missing_ok=True)

@@ -19,8 +19,8 @@ from compress_exp.lease import Lease, LeaseLost, leased
 from compress_exp.manifest import Identity
 from compress_exp.pipeline import produce, stage_rows
 from compress_exp.plan import Plan, disk_bytes, identity, plan
-from compress_exp.progress import reported
-from compress_exp.report.records import finished, read_record
+from compress_exp.progress import STATUS, reported
+from compress_exp.report.records import finished, keep_score, read_record
 from compress_exp.store import Store, digest, replace_directory, write_json
 
 log = logging.getLogger("compress_exp")
@@ -47,16 +47,19 @@ def run(config: DictConfig) -> dict[str, Any] | None:
         return None
     asked = identity(planned, config)
     if (record := _there(asked, directory)) is not None:
+        keep_score(directory, asked.score, config.lease_seconds)
         if not planned.tracking.done(directory):
             with leased(directory, config.lease_seconds, planned.label):
                 if planned.tracking.done(directory):
                     return record
                 _track(planned, config, record, [place for key in planned.chain if (place := store.find(key))])
         return record
-    planned.hardware.check_host(planned.facts.family.kind, planned.integer)
-    missing = sum(store.find(key) is None for key in planned.chain)
+    if asked.until is None:
+        planned.hardware.check_host(planned.facts.family.kind, planned.integer)
+    wanted = planned.chain if asked.until is None else planned.chain[: asked.until + 1]
+    missing = sum(store.find(key) is None for key in wanted)
     if missing:
-        check_devices(max((budget.devices for budget in planned.budgets), default=1))
+        check_devices(max((budget.devices for budget in planned.budgets(len(wanted) - 1)), default=1))
     if (needed := disk_bytes(planned, missing)) > (free := free_bytes(outputs)):
         raise UserError(
             f"outputs: about {needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free; make room first"
@@ -82,9 +85,10 @@ def _work(planned: Plan, asked: Identity, config: DictConfig, store: Store, leas
     """Build, measure and record, with the run's directory to oneself."""
     directory = Path(config.outputs) / "runs" / planned.run_name
     if (record := _there(asked, directory)) is not None:
+        (directory / STATUS).unlink(missing_ok=True)
         return record
     fresh = config.since or psutil.Process().create_time()
-    with reported(directory, planned.run_id, planned.chain) as progress:
+    with reported(directory, planned.run_id, planned.chain, lease) as progress:
         until = len(planned.stages) if asked.until is None else asked.until
         newer_than = fresh if asked.force in ("run", "all") else 0.0
         paths = produce(planned, store, progress, until, newer_than, asked.force == "all")

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import platform
+import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from compress_exp.lease import SECONDS, LeaseLost, job_id, leased
+from compress_exp.lease import SECONDS, job_id, leased
 
 log = logging.getLogger("compress_exp")
 
@@ -36,17 +37,22 @@ def digest(content: Any) -> str:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a file that is either the old one or the whole new one, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as stream:
-        json.dump(content, stream, indent=1)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("w") as stream:
+            json.dump(content, stream, indent=1)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def replace_directory(new: Path, name: Path) -> None:
     """Rename a finished directory into place; one already there is set aside first and deleted last."""
     aside = _aside(name)
+    new.stat()  # nothing is set aside for what is gone
     if name.exists():
         shutil.rmtree(aside, ignore_errors=True)
         name.rename(aside)
@@ -95,6 +101,8 @@ class Store:
             with leased(path, self.lease_seconds, label) as lease:
                 self._finish_renaming(path)
                 if self._usable(path, label, newer_than):
+                    for left in partials(path):
+                        shutil.rmtree(left, ignore_errors=True)
                     return path
                 partial = _take_over(path, lease.token)
                 try:
@@ -105,10 +113,9 @@ class Store:
                     replace_directory(partial, path)
                     self._note(path, label, facts)
                     return path
-                except (LeaseLost, OSError):
+                except Exception:
                     if not lease.lost:
                         raise
-                    shutil.rmtree(partial, ignore_errors=True)
                     log.warning("%s: another process took over; its own copy is discarded", label)
 
     def _usable(self, path: Path, label: str, newer_than: float) -> bool:
@@ -135,14 +142,17 @@ class Store:
         """One line for each publication: what was built, by whom."""
         line = {"key": path.name, "label": label, "host": platform.node(), "pid": os.getpid(), "job": job_id()}
         line |= {"seconds": facts.get("seconds"), "time": datetime.now(UTC).isoformat(timespec="seconds")}
-        with (self.root / "builds.jsonl").open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
+        try:
+            with (self.root / "builds.jsonl").open("a") as stream:
+                stream.write(json.dumps(line) + "\n")
+        except OSError as error:  # what is published is published
+            log.warning("%s: %s; builds.jsonl lacks its line", path, error.strerror)
 
 
 def partials(path: Path) -> list[Path]:
     """The half-built directories of an artifact, the latest first."""
     found = path.parent.glob(f"{path.name}.partial-*")
-    return sorted(found, key=lambda place: place.stat().st_mtime, reverse=True)
+    return sorted(found, key=lambda place: place.stat().st_mtime if place.exists() else 0.0, reverse=True)
 
 
 def _take_over(path: Path, token: str) -> Path:

@@ -26,11 +26,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from compress_exp.config import build
 from compress_exp.errors import SweepFailed, explain, make_outputs, refusal, sentence
-from compress_exp.lease import holder
+from compress_exp.lease import SECONDS, holder
 from compress_exp.manifest import FAILED, FINISHED, MISSING, REFUSED, RUNNING, Manifest, Member, fingerprint
 from compress_exp.overrides import parse
 from compress_exp.progress import failure
-from compress_exp.report.records import finished
+from compress_exp.report.records import finished, keep_score
 from compress_exp.store import Store
 from compress_exp.waves import Task, next_wave
 
@@ -77,13 +77,14 @@ class Sweep:
         self.dry = bool(root.get("plan"))
         self.outputs = make_outputs(root.outputs)
         self.store = Store(self.outputs / "artifacts")
-        places = [item.path for item in self.loader.get_search_path().get_path()]
+        places = [(source.schema, source.path) for source in root.hydra.runtime.config_sources]
         launcher = str(root.hydra.runtime.choices.get("hydra/launcher"))
         self.manifest = Manifest(self.outputs, arguments, launcher, fingerprint(root, places, arguments))
         self.known = self.manifest.known()
         self.composed: dict[tuple[str, ...], DictConfig] = {}
         self.everything: list[Member] = []
         self.started = time.time()
+        self.lease_seconds = float(root.get("lease_seconds", SECONDS))
 
     def members(self, batch: Sequence[Sequence[str]]) -> list[Member]:
         """The jobs, each with what is known of it: refused, finished, worked on by another process, or missing.
@@ -135,7 +136,7 @@ class Sweep:
                 for member in waiting:
                     self._look(member)
                 if missing := [member for member in waiting if member.state is MISSING]:
-                    self._run(next_wave(missing, lambda key: self.store.find(key) is not None))
+                    self._run(next_wave(missing, lambda key: self.dry or self.store.find(key) is not None))
                 elif running := [member for member in waiting if member.state is RUNNING]:
                     if not told:
                         told = True
@@ -209,6 +210,8 @@ class Sweep:
             return
         if self._done(member) and self._shown(member):
             member.state, member.reason = FINISHED, None
+            if identity.until is None:
+                keep_score(self._directory(member), identity.score, self.lease_seconds)
         elif (other := holder(self._directory(member))) is not None and other.alive:
             member.state, member.reason = RUNNING, f"{other} works on it"
         else:
@@ -280,7 +283,8 @@ class Sweep:
         return self.outputs / "runs" / member.identity.name
 
     def _write(self) -> None:
-        self.manifest.write(self.everything)
+        if any(member.state is not REFUSED for member in self.everything):
+            self.manifest.write(self.everything)
 
 
 def newer(path: Path, than: float) -> bool:

@@ -37,7 +37,7 @@ def next_wave(members: Sequence[Member], built: Callable[[str], bool]) -> list[T
     """
     runs: dict[str, list[Member]] = {}
     for index, member in enumerate(members):
-        runs.setdefault(member.identity.run if member.identity else f"{index}", []).append(member)
+        runs.setdefault(repr(member.identity or index), []).append(member)
     chains = {name: _wanted(same[0]) for name, same in runs.items()}
     for level in range(max(map(len, chains.values()), default=0)):
         users: dict[str, list[str]] = {}

@@ -117,7 +117,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="session")
 def dense(store: Store) -> Callable[[Plan], Path]:
     """`dense(plan)`: the plan's baseline, built once."""
-    return lambda plan: store.get(plan.baseline_recipe, lambda directory, check: build_baseline(plan, directory), "baseline")
+    return lambda plan: store.get(
+        plan.baseline_recipe, lambda directory, check: build_baseline(plan, directory), "baseline"
+    )
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from tests.test_end_to_end import ENVIRONMENT, ROOT, artifacts, cli, command
 
-JOB = ["method=quant", "until=1", "train.max_steps=30", "train.checkpoint_steps=3"]
+JOB = ["method=quant", "until=1", "train.max_steps=300", "train.checkpoint_steps=3"]
 
 
 @pytest.fixture

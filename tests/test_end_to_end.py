@@ -110,7 +110,7 @@ def test_the_same_sweep_again_builds_nothing(swept):
     before = {path: path.stat().st_mtime_ns for path in outputs.rglob("*") if path.suffix in (".safetensors", ".bin")}
     again = cli(outputs, "-m", "method=prune,quant,distill")
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("finished before") == 3
+    assert again.stdout.startswith("3 of 3 runs are finished\n")
     assert "built in" not in again.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -161,12 +161,12 @@ def test_a_failing_job_stops_no_other_and_is_listed(swept):
 
 @pytest.mark.parametrize("method", ["prune", "quant", "distill"])
 def test_kill_nine_in_training_loses_nothing_and_changes_nothing(method, tmp_path):
-    settings = (f"method={method}", "train.max_steps=60", "train.checkpoint_steps=7", "hardware=cpu_eager")
+    settings = (f"method={method}", "train.max_steps=150", "train.checkpoint_steps=7", "hardware=cpu_eager")
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     assert cli(undisturbed, *settings).returncode == 0
     process = subprocess.Popen(command(killed, *settings), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     wait_for(lambda: any(killed.glob("artifacts/*/build.json")), process)
-    wait_for(lambda: any(killed.glob("artifacts/*.partial/checkpoint.ckpt")), process)
+    wait_for(lambda: any(killed.glob("artifacts/*.partial-*/state/checkpoint.ckpt")), process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not records(killed)
@@ -174,7 +174,7 @@ def test_kill_nine_in_training_loses_nothing_and_changes_nothing(method, tmp_pat
     assert finished.returncode == 0, finished.stderr
     assert "going on at step" in finished.stdout
     assert_same_artifacts(undisturbed, killed)
-    assert not list(killed.glob("artifacts/*.partial"))
+    assert not list(killed.glob("artifacts/*.partial-*"))
 
 
 def test_kill_nine_in_exporting_loses_nothing_and_changes_nothing(tmp_path):
@@ -183,14 +183,17 @@ def test_kill_nine_in_exporting_loses_nothing_and_changes_nothing(tmp_path):
     assert cli(undisturbed, *settings).returncode == 0
     die = (
         "import os, signal, sys; import compress_exp.store as store\n"
-        "def die(path, content): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "write = store.write_json\n"
+        "def die(path, content):\n"
+        "    if path.name == 'recipe.json': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    write(path, content)\n"
         "store.write_json = die\n"
         "from compress_exp.cli import main; main(sys.argv[1:])\n"
     )
     overrides = [f"outputs={killed}", *SMALL, *settings]
     dead = subprocess.run([sys.executable, "-c", die, *overrides], cwd=ROOT, env=ENVIRONMENT, capture_output=True)
     assert dead.returncode == -signal.SIGKILL
-    assert list(killed.glob("artifacts/*.partial/model.safetensors"))
+    assert list(killed.glob("artifacts/*.partial-*/model.safetensors"))
     assert cli(killed, *settings).returncode == 0
     assert_same_artifacts(undisturbed, killed)
 
@@ -230,5 +233,8 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(tmp_path):
     done = cli(tmp_path, "method=[prune,quant]", "plan=true")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("to be built") == 3
+    swept = cli(tmp_path, "-m", "method=prune,quant", "plan=true")
+    assert swept.returncode == 0, swept.stdout
+    assert swept.stdout.count("to be built") == 4
     assert "MB are needed" in done.stdout
     assert not list(tmp_path.glob("artifacts/*"))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 
 import pytest
 from omegaconf import OmegaConf
@@ -49,13 +50,31 @@ def test_a_change_of_a_local_path_that_a_job_names_makes_it_unknown(tmp_path, ch
 
 def test_the_fingerprint_sees_configuration_files_defaults_and_arguments(tmp_path):
     (tmp_path / "mine.yaml").write_text("a: 1\n")
-    root, places = OmegaConf.create({"seed": 0, "hydra": {"x": 1}}), [f"file://{tmp_path}"]
+    root, places = OmegaConf.create({"seed": 0, "hydra": {"x": 1}}), [("file", str(tmp_path))]
     before = fingerprint(root, places, ["a=1"])
     assert fingerprint(OmegaConf.create({"seed": 0, "hydra": {"x": 2}}), places, ["a=1"]) == before
     assert fingerprint(OmegaConf.create({"seed": 1}), places, ["a=1"]) != before
     assert fingerprint(root, places, ["a=2"]) != before
     (tmp_path / "mine.yaml").write_text("a: 22\n")
     assert fingerprint(root, places, ["a=1"]) != before
+
+
+def test_the_environment_and_code_from_elsewhere_are_watched(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("version = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import_module("mine")
+    monkeypatch.setenv("MYDATA", "a")
+    config = {"task": {"data_dir": "${oc.env:MYDATA}"}, "method": {"own": {"_target_": "mine.Own"}}}
+    first = manifest(tmp_path)
+    first.watch(OmegaConf.create(config))
+    first.write([Member(("seed=0",), ASKED)])
+    assert manifest(tmp_path).known()
+    monkeypatch.setenv("MYDATA", "b")
+    assert manifest(tmp_path).known() == {}
+    monkeypatch.setenv("MYDATA", "a")
+    assert manifest(tmp_path).known()
+    (tmp_path / "mine.py").write_text("version = 22\n")
+    assert manifest(tmp_path).known() == {}
 
 
 def test_a_damaged_file_is_as_good_as_none(tmp_path):

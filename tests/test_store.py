@@ -4,12 +4,13 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from compress_exp.config import UserError
-from compress_exp.lease import leased
+from compress_exp.lease import LeaseLost, leased
 from compress_exp.store import STATE, Store, digest, write_json
 
 
@@ -158,10 +159,49 @@ def test_a_frozen_builder_is_superseded_and_discards_its_copy_when_it_wakes_up(t
     assert len((tmp_path / "builds.jsonl").read_text().splitlines()) == 1
 
 
+def test_a_marker_without_content_blocks_nobody_for_ever(tmp_path):
+    (tmp_path / ".a.lease").touch()
+    started = time.monotonic()
+    with leased(tmp_path / "a", 1.0, "second") as lease:
+        assert not lease.lost
+    assert time.monotonic() - started >= 1.0
+
+
+def test_a_marker_that_is_away_for_a_moment_is_not_lost(tmp_path):
+    with leased(tmp_path / "a", 60.0, "first") as lease:
+        marker, aside = tmp_path / ".a.lease", tmp_path / "aside"
+        marker.rename(aside)
+        threading.Timer(0.05, lambda: aside.rename(marker)).start()
+        lease.check()
+        marker.unlink()
+        with pytest.raises(LeaseLost):
+            lease.check()
+
+
+def test_a_builder_that_fails_because_it_was_superseded_takes_what_the_other_built(tmp_path):
+    store, calls = Store(tmp_path), []
+
+    def build(directory, check):
+        calls.append(directory)
+        if len(calls) == 1:
+            for marker in tmp_path.glob(".*.lease"):
+                marker.unlink()
+            raise RuntimeError("its directory is gone")
+        (directory / "x").write_text("good")
+        return {}
+
+    assert (store.get({"a": 1}, build, "x") / "x").read_text() == "good"
+    assert len(calls) == 2
+    assert not list(tmp_path.glob("*.partial*"))
+
+
 def test_another_duration_is_refused_in_one_sentence(tmp_path):
-    with leased(tmp_path / "a", 60.0, "first"), pytest.raises(UserError, match="lease_seconds: 30 differs from"):
-        with leased(tmp_path / "a", 30.0, "second"):
-            pass
+    with (
+        leased(tmp_path / "a", 60.0, "first"),
+        pytest.raises(UserError, match="lease_seconds: 30 differs from"),
+        leased(tmp_path / "a", 30.0, "second"),
+    ):
+        pass
 
 
 def test_json_is_written_whole(tmp_path):

@@ -43,15 +43,38 @@ def undisturbed(tmp_path_factory):
     return outputs
 
 
+def verify(outputs, undisturbed):
+    """Everything is there, once, whole, and the report agrees."""
+    assert_same_artifacts(undisturbed, outputs)
+    found = records(outputs)
+    assert len(found) == len({record["run"]["id"] for record in found}) == 4
+    built = Counter(json.loads(line)["key"] for line in (outputs / "artifacts" / "builds.jsonl").open())
+    assert max(built.values()) == 1
+    for root in ("artifacts", "evaluations"):
+        places = [place for place in (outputs / root).iterdir() if place.is_dir()]
+        assert [place.name for place in places if damage(place)] == []
+        assert [place.name for place in places if "." in place.name] == []
+    assert list(outputs.rglob(".*.lease")) == []
+    for path in outputs.rglob("*.json"):
+        json.loads(path.read_text())
+    command = [sys.executable, "-m", "compress_exp.report", str(outputs)]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+    assert len((outputs / "reports" / "table.csv").read_text().splitlines()) == 1 + 4 + 2
+
+
 def test_thirty_kills_lose_nothing(tmp_path, undisturbed):
     seed = int(os.environ.get("STORM_SEED", random.SystemRandom().randrange(10**6)))
     print(f"STORM_SEED={seed}")
-    chance, outputs, kills = random.Random(seed), tmp_path / "outputs", 0
-    sweep = start(outputs)
+    chance, kills, places = random.Random(seed), 0, [tmp_path / "0" / "outputs"]
+    places[0].parent.mkdir()
+    sweep = start(places[-1])
     while kills < KILLS:
         time.sleep(chance.uniform(0.2, 4.0))
         if sweep.poll() is not None:
-            sweep = start(outputs)
+            if sweep.returncode == 0:
+                places.append(tmp_path / f"{len(places)}" / "outputs")
+                places[-1].parent.mkdir()
+            sweep = start(places[-1])
             continue
         try:
             target, blow = victim(chance, sweep), chance.choice([signal.SIGTERM, signal.SIGKILL])
@@ -63,26 +86,9 @@ def test_thirty_kills_lose_nothing(tmp_path, undisturbed):
         kills += 1
         print(f"kill {kills}: {blow.name} {'sweep' if target.pid == sweep.pid else 'below'}")
     for _ in range(10):
-        if sweep.wait() == 0:
+        if sweep.wait(600) == 0:
             break
-        sweep = start(outputs)
-    log = (tmp_path / "log").read_text()
-    assert sweep.returncode == 0, log[-3000:]
-
-    assert_same_artifacts(undisturbed, outputs)
-    found = records(outputs)
-    assert len(found) == len({record["run"]["id"] for record in found}) == 4
-    built = Counter(json.loads(line)["key"] for line in (outputs / "artifacts" / "builds.jsonl").open())
-    assert max(built.values()) == 1
-    for root in ("artifacts", "evaluations"):
-        places = [place for place in (outputs / root).iterdir() if place.is_dir()]
-        assert [place.name for place in places if damage(place)] == []
-        assert [place.name for place in places if "." in place.name] == []
-    assert [path for path in outputs.rglob("*.lease")] == []
-    for path in outputs.rglob("*.json"):
-        json.loads(path.read_text())
-    shown = subprocess.run(
-        [sys.executable, "-m", "compress_exp.report", str(outputs)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert shown.returncode == 0
-    assert len((outputs / "reports" / "table.csv").read_text().splitlines()) == 1 + 4 + 2
+        sweep = start(places[-1])
+    assert sweep.returncode == 0, (places[-1].parent / "log").read_text()[-3000:]
+    for outputs in places:
+        verify(outputs, undisturbed)

@@ -8,7 +8,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
 from compress_exp.cli import _loader
-from compress_exp.config import UserError
+from compress_exp.config import CONF, UserError
 from compress_exp.manifest import FINISHED, MISSING, REFUSED
 from compress_exp.sweep import Sweep
 
@@ -44,6 +44,26 @@ def test_jobs_compose_as_hydra_composes_them(sweep, overrides):
         own, theirs = (OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]) for config in both)
         assert own == theirs
         assert OmegaConf.to_container(own, resolve=True) == OmegaConf.to_container(theirs, resolve=True)
+
+
+def test_a_change_behind_the_search_path_is_seen(tmp_path):
+    own = tmp_path / "own" / "method" / "prune"
+    own.mkdir(parents=True)
+    content = (CONF / "method" / "prune" / "magnitude.yaml").read_text()
+    arguments = ["method=prune/own", f"outputs={tmp_path}/out", f"hydra.searchpath=[file://{tmp_path}/own]"]
+    runs = []
+    for sparsity in ("0.5", "0.5", "0.25"):
+        text = content.replace("sparsity: 0.5", f"sparsity: {sparsity}")
+        if not (own / "own.yaml").exists() or (own / "own.yaml").read_text() != text:
+            (own / "own.yaml").write_text(text)
+        loader = _loader(None)
+        root = loader.load_configuration("config", arguments, RunMode.MULTIRUN)
+        context = HydraContext(config_loader=loader, callbacks=Callbacks(root))
+        swept = Sweep(context, lambda config: None, root, arguments[:1], "compress_exp.cli.identify")
+        (member,) = swept.members([["method=prune/own"]])
+        runs.append((bool(swept.known), member.identity.run))
+    assert [known for known, _ in runs] == [False, True, False]
+    assert runs[0][1] == runs[1][1] != runs[2][1]
 
 
 def test_an_unknown_key_is_told_as_ever(sweep):

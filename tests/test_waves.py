@@ -26,8 +26,8 @@ def test_one_job_for_each_shared_artifact_of_a_level():
 
 
 def test_runs_that_are_the_same_share_one_job():
-    same = [member("b", "p", run="x"), member("b", "p", run="x")]
-    assert shown(same) == [(None, ("run=x",), 2)]
+    same = [member("b", "p", run="x"), member("b", "p", run="x"), member("b", "p", run="x", until=1)]
+    assert shown(same, {"b", "p"}) == [(None, ("run=x",), 2), (None, ("run=x",), 1)]
 
 
 def test_only_what_is_wanted_of_a_chain_counts():

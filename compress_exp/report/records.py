@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from compress_exp.lease import leased
 from compress_exp.report.score import weighted_score
 from compress_exp.store import write_json
 
@@ -68,7 +69,7 @@ def read_record(directory: Path) -> Record | None:
 
 
 def finished(directory: Path, every_stage: bool, weights: Mapping[str, float]) -> Record | None:
-    """The record if nothing is left to do for it; its score is that of the present weights.
+    """The record if nothing is left to do for it, with the score of the present weights.
 
     Args:
         directory: of the run.
@@ -78,11 +79,24 @@ def finished(directory: Path, every_stage: bool, weights: Mapping[str, float]) -
     record = read_record(directory)
     if record is None or (every_stage and any(row["quality"] is None for row in record["stages"])):
         return None
-    score = weighted_score(record, weights)
-    if score != record["score"]:
-        record["score"] = score
-        write_json(directory / "record.json", record)
+    record["score"] = weighted_score(record, weights)
     return record
+
+
+def keep_score(directory: Path, weights: Mapping[str, float], seconds: float) -> None:
+    """Let a finished record hold the score of the present weights.
+
+    Args:
+        directory: of the run.
+        weights: of the score.
+        seconds: of the run's lease.
+    """
+    record = read_record(directory)
+    if record is None or record["score"] == weighted_score(record, weights):
+        return
+    with leased(directory, seconds, "score"):
+        if (record := read_record(directory)) is not None:
+            write_json(directory / "record.json", record | {"score": weighted_score(record, weights)})
 
 
 def number(node: Any, *path: str | int) -> float | None:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import OmegaConf
 from submitit import Job, JobEnvironment, SlurmExecutor, SlurmJob
 from submitit.core.utils import DelayedSubmission, FailedJobError, JobPaths, pickle_load
 
 from compress_exp.config import UserError
-from compress_exp.store import digest
+from hydra_plugins.compress_exp._ledger import Ledger, request
 from hydra_plugins.compress_exp._remote import Remote, failed
 from hydra_plugins.compress_exp._squeue import ENDED, GONE, Queue
 
@@ -30,8 +29,8 @@ log = logging.getLogger("compress_exp")
 LOOK_SECONDS = 1.0  # between looks for results
 ASK_SECONDS = (3.0, 30.0)  # between questions to SLURM, at first and later
 GRACE_SECONDS = 15.0  # for a result to show on a shared file system, and for SLURM to requeue what it ended
+KILL_SECONDS = 180.0  # from SIGTERM to SIGKILL at most; SLURM's KillWait is 30 by default
 ARRAY = 1000  # jobs of one array; the usual limit of a cluster is 1001
-LEDGER = "jobs.jsonl"
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,28 @@ class Stay:
     number: int
 
     def __call__(self) -> JobReturn:
-        """Run it, or go on with it."""
+        """Run it, or go on with it.
+
+        SIGTERM says that SLURM is about to kill the job: what fails from then on (a child process that the signal
+        ended) is no verdict on the run. SLURM has the last word: the job is requeued, or counts as cancelled.
+        """
         environment = JobEnvironment()
         for torn in environment.paths.folder.glob("*.save_tmp"):  # a kill left it; submitit would write no result
             torn.unlink()
+        told: list[int] = []
+        before = signal.getsignal(signal.SIGTERM)
+
+        def note(number: int, frame: FrameType | None) -> None:
+            told.append(number)
+            if callable(before):
+                before(number, frame)
+
+        signal.signal(signal.SIGTERM, note)
         cores = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE")
-        return self.sweep(self.overrides, self.number, environment.job_id, int(cores) if cores else None)
+        done = self.sweep(self.overrides, self.number, environment.job_id, int(cores) if cores else None)
+        if done.status is JobStatus.FAILED and told:
+            time.sleep(KILL_SECONDS)
+        return done
 
     def checkpoint(self) -> DelayedSubmission:
         """What submitit runs after a requeue: the same, since all progress is on disk."""
@@ -69,7 +84,7 @@ def launch(settings: SlurmLauncher, sweep: Remote, batch: Sequence[Sequence[str]
     """
     queue = Queue()
     stays = [Stay(sweep, list(overrides), first + index) for index, overrides in enumerate(batch)]
-    jobs = _adopt(settings.submitit_folder, stays, queue)
+    jobs = _adopt(settings, stays, queue)
     new = [index for index in range(len(stays)) if index not in jobs]
     try:
         for start in range(0, len(new), ARRAY):
@@ -93,15 +108,15 @@ def _submit(settings: SlurmLauncher, stays: Sequence[Stay]) -> list[Job[Any]]:
     except FailedJobError as error:
         lines = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in str(error).splitlines()]
         raise UserError(f"hydra.launcher: sbatch refuses: {'; '.join(filter(None, lines))}") from error
-    ledger = JobPaths.get_first_id_independent_folder(settings.submitit_folder) / LEDGER
-    rows = [
-        {"job": job.job_id, "overrides": stay.overrides, "request": _request(stay)}
-        for job, stay in zip(jobs, stays, strict=True)
-    ]
-    with ledger.open("a") as stream:
-        stream.write("".join(json.dumps(row) + "\n" for row in rows))
-    log.info("%d SLURM jobs submitted as %s, logs in %s", len(jobs), _arrays(jobs), ledger.parent)
+    requests = [request(stay.sweep, stay.overrides) for stay in stays]
+    ledger = _ledger(settings)
+    ledger.add((job.job_id, asked, stay.overrides) for job, asked, stay in zip(jobs, requests, stays, strict=True))
+    log.info("%d SLURM jobs submitted as %s, logs in %s", len(jobs), _arrays(jobs), ledger.path.parent)
     return jobs
+
+
+def _ledger(settings: SlurmLauncher) -> Ledger:
+    return Ledger(JobPaths.get_first_id_independent_folder(settings.submitit_folder) / "jobs.jsonl")
 
 
 def _parameters(settings: SlurmLauncher) -> dict[str, Any]:
@@ -143,36 +158,16 @@ def _own_environment() -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def _adopt(folder: str, stays: Sequence[Stay], queue: Queue) -> dict[int, Job[Any]]:
+def _adopt(settings: SlurmLauncher, stays: Sequence[Stay], queue: Queue) -> dict[int, Job[Any]]:
     """Jobs of an interrupted parent that were asked for the same and are still in the queue."""
-    ledger = JobPaths.get_first_id_independent_folder(folder) / LEDGER
-    if not ledger.is_file():
-        return {}
-    known = dict(_entries(ledger))
-    asked = {index: known[request] for index, stay in enumerate(stays) if (request := _request(stay)) in known}
-    asked = {index: job for index, job in asked.items() if not _finished(JobPaths(folder, job, 0))}
-    states = (queue.states(asked.values()) or {}) if asked else {}
-    adopted = {index: job for index, job in asked.items() if states.get(job, GONE) not in ENDED}
+    folder, known = settings.submitit_folder, _ledger(settings).latest()
+    asked = {index: known.get(request(stay.sweep, stay.overrides)) for index, stay in enumerate(stays) if known}
+    open_jobs = {index: job for index, job in asked.items() if job and not _finished(JobPaths(folder, job, 0))}
+    states = (queue.states(open_jobs.values()) or {}) if open_jobs else {}
+    adopted = {index: job for index, job in open_jobs.items() if states.get(job, GONE) not in ENDED}
     if adopted:
         log.info("waiting for %d SLURM jobs that were submitted before: %s", len(adopted), " ".join(adopted.values()))
     return {index: SlurmJob(folder, job, [0]) for index, job in adopted.items()}
-
-
-def _entries(ledger: Path) -> Iterator[tuple[str, str]]:
-    """What was asked for and the job that does it, the latest last; a line that a kill tore is left out."""
-    for line in ledger.read_text().splitlines():
-        try:
-            row = json.loads(line)
-            yield row["request"], row["job"]
-        except (ValueError, KeyError, TypeError):
-            continue
-
-
-def _request(stay: Stay) -> str:
-    """A name for what a job is to do: where, from which configuration, with which overrides."""
-    sweep = stay.sweep
-    own = OmegaConf.masked_copy(sweep.config, [str(name) for name in sweep.config if name != "hydra"])
-    return digest([sweep.place, OmegaConf.to_container(own), stay.overrides])
 
 
 def _returns(jobs: Mapping[int, Job[Any]], stays: Sequence[Stay], queue: Queue) -> Iterator[tuple[int, JobReturn]]:

@@ -41,8 +41,11 @@ class SlurmLauncher(Launcher):
         """Keep what Hydra hands over.
 
         Raises:
-            UserError: this machine cannot submit.
+            UserError: this machine cannot submit, or a job would be asked to leave as soon as it starts.
         """
+        if self.signal_delay_s >= 60 * self.timeout_min:
+            reason = f"{self.signal_delay_s} s before the end of {self.timeout_min} min leaves no time to work"
+            raise UserError(f"hydra.launcher.signal_delay_s: {reason}; make it smaller or timeout_min larger")
         if find_spec("submitit") is None:
             raise UserError("hydra/launcher=slurm needs submitit; install it: pip install 'compress_exp[slurm]'")
         missing = [command for command in ("sbatch", "srun", "squeue") if shutil.which(command) is None]

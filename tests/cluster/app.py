@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -49,7 +50,7 @@ class Unlucky(Exception):
 
 
 def task(config: DictConfig) -> dict[str, Any]:
-    """Note every stay on a node; finish, fail, or wait for the file `go`."""
+    """Note every stay on a node; finish, fail, or wait for the file `go`, also as long as a child of its own lives."""
     directory = Path(config.outputs)
     stay = {name: os.environ.get(name) for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURMD_NODENAME")}
     stay |= {"pid": os.getpid(), "place": os.getcwd(), "threads": config.train.threads}
@@ -59,6 +60,13 @@ def task(config: DictConfig) -> dict[str, Any]:
         raise UserError("task: this one is not allowed")
     if config.action == "fail":
         raise Unlucky("out of luck", "second line")
+    child = subprocess.Popen(["sleep", "300"]) if config.action == "child" else None
+    while child is not None and not (directory / "go").exists():
+        if child.poll() is not None:
+            raise Unlucky("the child died", "of a signal")
+        time.sleep(0.1)
+    if child is not None:
+        child.kill()
     while config.action == "wait" and not (directory / "go").exists():
         time.sleep(0.1)
     return {"number": config.number, "threads": config.train.threads}

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-COMMANDS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
+COMMANDS = ("setpriv", "slurmctld", "slurmd", "munged", "sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
 CONFIG = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -149,7 +149,9 @@ class Cluster:
         daemons = list(self.daemons.values())
         for daemon in reversed(daemons):
             daemon.kill()
-        self._kill(self.processes())
+        while left := self.processes():
+            self._kill(left)
+            time.sleep(0.1)
         for daemon in daemons:
             daemon.wait()
 

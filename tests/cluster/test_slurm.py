@@ -70,6 +70,19 @@ def test_every_job_comes_back_with_its_result_or_its_sentence(parent: Parent, pl
         {"number": 3, "threads": 7},
     ]
     assert stays(place, 0)[0]["place"] == str(ROOT)
+    script = next((place / "slurm").glob("*/*_submission.sh")).read_text()
+    for option in ("requeue", "signal=USR2@300", "time=240", "cpus-per-task=2", "job-name=compress_exp"):
+        assert f"#SBATCH --{option}\n" in script
+    assert "srun --unbuffered" in script and " --cpus-per-task=2 " in script
+
+
+@slurm
+def test_a_parent_inside_a_job_hands_nothing_of_it_down(
+    cluster: Cluster, parent: Parent, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "2", "SLURM_MEM_PER_NODE": "1"}.items():
+        monkeypatch.setitem(cluster.environment, name, value)
+    assert finish(start(parent, place, "--", "number=0"), place) == [{"number": 0, "threads": 1}]
 
 
 @slurm
@@ -97,6 +110,25 @@ def test_a_preempted_job_goes_on_in_the_same_place(cluster: Cluster, parent: Par
     before, after = stays(place, 0)
     assert before["SLURM_JOB_ID"] == after["SLURM_JOB_ID"] and after["SLURM_RESTART_COUNT"] == "1"
     assert len(stays(place, 1)) == 1
+
+
+@slurm
+def test_what_dies_with_a_requeued_job_is_no_failure(cluster: Cluster, parent: Parent, place: Path) -> None:
+    process = start(parent, place, "--", "number=0 action=child")
+    running(place, 0)
+    cluster.command("scontrol", "requeue", job_of(place, 0))
+    wait_for(lambda: len(stays(place, 0)) == 2, lambda: cluster.command("squeue"), 40)
+    go(place)
+    assert finish(process, place)[0]["number"] == 0
+
+
+@slurm
+def test_a_job_that_runs_out_of_time_goes_on_in_a_new_stay(parent: Parent, place: Path) -> None:
+    times = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=55"]
+    process = start(parent, place, *times, "--", WAIT.format(0))
+    wait_for(lambda: len(stays(place, 0)) == 2, (place / "log").read_text, 60)
+    go(place)
+    assert finish(process, place)[0]["number"] == 0
 
 
 @slurm
@@ -179,6 +211,14 @@ def test_a_machine_that_cannot_submit_says_so(tmp_path: Path, prepare: str, sent
     assert done.returncode == 1
     assert sentence in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_warning_earlier_than_the_start_is_refused(tmp_path: Path) -> None:
+    arguments = ["-m", SLURM, "hydra.launcher.timeout_min=5", f"outputs={tmp_path}"]
+    line = [sys.executable, "-m", "compress_exp", *arguments]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 1
+    assert "hydra.launcher.signal_delay_s: 300 s before the end of 5 min leaves no time" in done.stdout + done.stderr
 
 
 def test_the_preset_sets_every_key() -> None:

@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 
 from compress_exp.config import CONF, UserError, build, plain
 from compress_exp.layers import int8
-from compress_exp.measure.hardware import Hardware
+from compress_exp.measure.hardware import Hardware, available_cores
 
 PLAIN: dict[str, Any] = {
     "_target_": "compress_exp.measure.hardware.Hardware",
@@ -79,3 +79,11 @@ def test_predictions_depend_on_the_runtime_not_on_timing() -> None:
     assert one.evaluation_identity("encoder") == two.evaluation_identity("encoder")
     assert one.evaluation_identity("encoder") != one.evaluation_identity("decoder")
     assert one.identity() != two.identity()
+
+
+def test_a_slurm_job_counts_its_own_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = available_cores()
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    assert available_cores() == 1
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1000")
+    assert available_cores() == before
