@@ -151,7 +151,7 @@ def test_seeds_become_mean_and_interval_as_computed_by_hand() -> None:
     assert (entry.speedup.low, entry.speedup.high) == pytest.approx((low, high))
     assert not entry.speedup.noise
     assert base.quality.value == pytest.approx(np.mean(dense))
-    assert entry.retained.value == pytest.approx(np.mean([v / d for v, d in zip(values, dense, strict=True)]))
+    assert entry.retained == pytest.approx(np.mean([v / d for v, d in zip(values, dense, strict=True)]))
     assert entry.score({"accuracy": 1, "compression": 1, "speed": 1}) == pytest.approx(0.92 + 4 + 2.2)
 
 

@@ -44,7 +44,7 @@ def columns(
         Column("model", "model", "the pretrained model", _model, _model, False),
         Column("seeds", "seeds", "how many; from two on intervals are over seeds", _seeds, lambda e: str(_seeds(e))),
         Column("quality", f"{metric}{arrow}", f"mean and 95 % interval; {noise}", lambda e: e.quality.value, _quality),
-        Column("retained", "kept", "share of the dense model's quality", lambda e: e.retained.value, _retained),
+        Column("retained", "kept", "share of the dense model's quality", lambda e: e.retained, _retained),
         _number("size", "MB", "weights and configuration on disk, 10⁶ bytes", lambda e: e.artifact_bytes, 1e-6),
         _number("ratio", "smaller", "compression ratio", lambda e: e.ratio, unit="×"),
         _number("p50", "p50 ms", "median time of the headline shape", lambda e: e.p50),
@@ -100,7 +100,7 @@ def _quality(entry: Entry) -> str:
 
 
 def _retained(entry: Entry) -> str:
-    return form(entry.retained.value, 100, " %", 1)
+    return form(entry.retained, 100, " %", 1)
 
 
 def _speed(entry: Entry) -> str:

@@ -12,14 +12,17 @@ from compress_exp.tracking import clean
 
 NOT_SETTINGS = ("seed=", "tracking", "outputs=", "hydra", "plan=", "force=", "lease_seconds=", "until=", "objectives")
 HIDDEN = ("method", "version")
+NUMBERS = ("size", "latency", "memory", "cost", "score")
 
 
 def safe(record: Record) -> Record:
-    """A copy without secrets and without the home directory."""
+    """A copy without secrets and without the home directory; blocks of mere numbers are those of the record."""
     run = record["run"]
-    hidden = {name: [hide_secrets(str(item)) for item in run.get(name) or []] for name in ("overrides",)}
-    cleaned: Record = clean(record | {"run": run | hidden | {"command": hide_secrets(str(run.get("command") or ""))}})
-    return cleaned
+    told = run | {"command": hide_secrets(str(run.get("command") or ""))}
+    told["overrides"] = [hide_secrets(str(item)) for item in run.get("overrides") or []]
+    texts = {name: value for name, value in record.items() if name not in NUMBERS}
+    cleaned: Record = clean(texts | {"run": told})
+    return cleaned | {name: record[name] for name in NUMBERS if name in record}
 
 
 def command(record: Record) -> str:

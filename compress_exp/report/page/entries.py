@@ -46,7 +46,7 @@ class Entry:
     records: list[Record]
     dense_quality: float | None = None
     quality: Spread = Spread()
-    retained: Spread = Spread()
+    retained: float | None = None
     artifact_bytes: float | None = None
     ratio: float | None = None
     p50: float | None = None
@@ -173,7 +173,7 @@ def _entry(group: list[Record]) -> Entry:
         records=group,
         dense_quality=mean(dense),
         quality=quality,
-        retained=Spread(kept, noise=quality.noise),
+        retained=kept,
         artifact_bytes=_mean(group, "size", "artifact_bytes"),
         ratio=_mean(group, "size", "compression_ratio"),
         p50=mean([number(headline(record), "p50_ms") for record in group]),
@@ -201,7 +201,7 @@ def _dense(entries: Sequence[Entry]) -> Entry:
         records=seeds,
         dense_quality=quality.value,
         quality=Spread(quality.value, quality.low, quality.high),
-        retained=Spread(1.0 if values else None),
+        retained=1.0 if values else None,
         artifact_bytes=_mean(seeds, "size", "baseline_artifact_bytes"),
         ratio=1.0,
         p50=_median(number(headline(record), "baseline", "p50_ms") for record in records),

@@ -15,7 +15,7 @@ def hover(entry: Entry, metric: str) -> list[str]:
     ends = "" if speed.low is None or speed.high is None else f" ({speed.low:.2f}–{speed.high:.2f})"
     return [
         f"{entry.model} · {seeds}",
-        f"{metric} {value}{half}, {form(entry.retained.value, 100, ' %', 1)} kept",
+        f"{metric} {value}{half}, {form(entry.retained, 100, ' %', 1)} kept",
         f"{form(entry.artifact_bytes, 1e-6)} MB, {form(entry.ratio, unit='×')} smaller",
         f"{form(entry.p50)} ms, {form(speed.value, unit='×')}{ends} as fast",
     ]

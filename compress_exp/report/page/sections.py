@@ -77,7 +77,7 @@ class Section:
     def cards(self, weights: Mapping[str, float]) -> list[tuple[str, str, int]]:
         """The findings to begin with: (what, how much, entry)."""
         runs = [index for index, entry in enumerate(self.entries) if not entry.is_dense]
-        good = [index for index in runs if (self.entries[index].retained.value or 0) >= GOOD]
+        good = [index for index in runs if (self.entries[index].retained or 0) >= GOOD]
         made: list[tuple[str, str, int]] = []
         scored = [(score, index) for index in runs if (score := self.entries[index].score(weights)) is not None]
         if scored:
@@ -118,7 +118,7 @@ class Section:
             "CR": plain(entry.ratio),
             "IS": plain(entry.speedup.value),
             "bytes": entry.artifact_bytes,
-            "retained": entry.retained.value,
+            "retained": entry.retained,
             "p50": entry.p50,
             "quality": entry.quality.value,
             "hover": hover(entry, self.metric),
