@@ -103,6 +103,10 @@ def test_sliders_rank_the_rows_anew(browser: Any) -> None:
     first = shown(browser)[0]
     cells = f"return document.querySelector('section.task:not([hidden]) tr[data-index=\"{first}\"]').textContent"
     assert f"{scores[first]:.2f}" in browser.execute_script(cells)
+    runs = [index for index in shown(browser) if not entries[index]["dense"]]
+    card = one(browser, "[data-card='best weighted score']").text
+    assert f"{scores[runs[0]]:.2f}" in card
+    assert entries[runs[0]]["label"] in card
     one(browser, "form.weights button[type=reset]").click()
     assert scored(entries, {"accuracy": 1, "compression": 1, "speed": 1})[shown(browser)[0]] == max(
         value for value in scored(entries, {"accuracy": 1, "compression": 1, "speed": 1}) if value is not None

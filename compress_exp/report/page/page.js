@@ -2,6 +2,7 @@
 
 const {sections, histories, weights: recorded} = JSON.parse(document.getElementById("data").textContent);
 const panels = [...document.querySelectorAll("section.task")];
+const models = new Set(sections.flatMap(({entries}) => entries.map((entry) => entry.model))).size;
 let current = 0;
 let weights = {...recorded};
 
@@ -15,7 +16,9 @@ function show(number) {
   current = number;
   panels.forEach((panel, index) => { panel.hidden = index !== number; });
   for (const tab of document.querySelectorAll(".tab")) {
-    tab.toggleAttribute("aria-current", Number(tab.dataset.section) === number);
+    const own = Number(tab.dataset.section) === number;
+    tab.toggleAttribute("aria-current", own);
+    if (own) tab.scrollIntoView({block: "nearest", inline: "nearest"});
   }
   const panel = panels[number];
   panel.querySelector(".controls-slot").append(controls);
@@ -93,7 +96,7 @@ function select(index, scroll) {
   if (scroll) detail.scrollIntoView({behavior: "smooth", block: "nearest"});
 }
 
-/** The values of the score's column under the present weights, then the order by them. */
+/** The values of the score's column under the present weights, the order by them, and what follows from it. */
 function rank() {
   for (const row of panels[current].querySelectorAll("tbody tr[data-index]")) {
     const value = score(sections[current].entries[Number(row.dataset.index)], weights);
@@ -102,6 +105,15 @@ function rank() {
     cell.textContent = value === null ? "–" : value.toFixed(2);
   }
   sort("score", "descending");
+  const card = panels[current].querySelector("[data-card='best weighted score']");
+  const best = panels[current].querySelector("tbody tr:not(.dense)");
+  if (card && best) {
+    const entry = sections[current].entries[Number(best.dataset.index)];
+    card.dataset.select = best.dataset.index;
+    card.querySelector("strong").textContent = best.cells[column("score")].textContent;
+    card.querySelector("span").textContent = models > 1 ? `${entry.label} · ${entry.model}` : entry.label;
+  }
+  if (controls.querySelector(".answer").hasChildNodes()) answer();
 }
 
 function column(name) {
