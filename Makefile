@@ -20,7 +20,7 @@ demo: install ## prune, quantize and distil a small model on embedded data, and 
 run: install ## any experiment: make run ARGS="method=quant seed=1"
 	$(BIN)/python -m compress_exp $(ARGS)
 
-report: install ## the table of all runs in outputs/
+report: install ## tables and page of all runs in outputs/
 	$(BIN)/python -m compress_exp.report
 
 test: dev ## the whole test suite

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.chromium import data, draws_everything, needs_chromium, opened
+
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = [
     *("train.threads=1", "train.max_steps=12", "tracking=csv", "model.vocabulary=320", "task.max_length=32"),
@@ -66,7 +68,21 @@ def test_the_default_sweep_gives_four_rows_and_three_records(swept):
         ("distill/soft_targets",),
     }
     assert len(artifacts(outputs)) == 4
-    assert "table.csv" in done.stdout
+    assert f"{outputs / 'reports' / 'report.html'}: all 3 runs" in done.stdout
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_its_page_shows_all_runs_and_draws_everything(swept):
+    with opened(swept[0] / "reports" / "report.html") as browser:
+        (section,) = data(browser)["sections"]
+        assert [entry["label"] for entry in section["entries"] if not entry["dense"]] == [
+            "distill/soft_targets",
+            "prune/magnitude",
+            "quant/int8",
+        ]
+        assert all(entry["chains"] and entry["waterfalls"] for entry in section["entries"] if not entry["dense"])
+        draws_everything(browser)
 
 
 def test_records_hold_what_was_promised_and_agree_with_the_disk(swept):

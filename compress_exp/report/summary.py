@@ -1,4 +1,4 @@
-"""The report: a table on the terminal, and the same with every column as CSV and Markdown."""
+"""The report: a table on the terminal, the same with every column as CSV and Markdown, LaTeX tables, and the page."""
 
 from __future__ import annotations
 
@@ -13,35 +13,56 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compress_exp.report.records import read
+from compress_exp.report.page.describe import safe
+from compress_exp.report.records import Record, read
 from compress_exp.report.table import BASELINE, SETTING, Row, rows
 
 Format = Callable[[Row], str]
 
 
-def report(outputs: Path, ids: Sequence[str] | None = None, console: Console | None = None) -> list[Path]:
-    """Print the runs with these ids (all of them by default); write the table of all runs under `outputs/reports`.
+def report(
+    outputs: Path,
+    ids: Sequence[str] | None = None,
+    console: Console | None = None,
+    tasks: Sequence[str] | None = None,
+) -> list[Path]:
+    """Print the runs with these ids (all of them by default); write tables and page of all under `outputs/reports`.
 
     Broken records are named in one line each and left out.
 
+    Args:
+        outputs: the directory of all results.
+        ids: of the runs that are printed.
+        console: where to.
+        tasks: runs of other tasks are left out of everything; None for all tasks.
+
     Returns:
-        The files written; none if there is no record.
+        The files written, the page last; none if there is no record.
     """
     console = console or _console()
-    everything, problems = read(outputs)
+    found, problems = read(outputs)
+    everything = [safe(record) for record in found]
     for problem in problems:
         console.print(problem, markup=False, highlight=False, soft_wrap=True)
     if not everything:
         console.print(f"{outputs}: there are no finished runs", markup=False, soft_wrap=True)
         return []
+    if tasks is not None:
+        known_tasks = sorted({str(record["run"].get("task")) for record in everything})
+        everything = [record for record in everything if str(record["run"].get("task")) in tasks]
+        if not everything:
+            told = f"{outputs}: there are no finished runs of {' or '.join(tasks)}, only of {', '.join(known_tasks)}"
+            console.print(told, markup=False, soft_wrap=True)
+            return []
     shown = everything
     if ids is not None:
         known = {str(record["run"]["id"]): record for record in everything}
         shown = [known[name] for name in dict.fromkeys(ids) if name in known]
     show(rows(shown), console)
-    paths = write(rows(everything), outputs / "reports")
-    names = " and ".join(str(path) for path in paths)
-    console.print(f"{names}: all {len(everything)} runs, every column", markup=False, highlight=False, soft_wrap=True)
+    paths = write(rows(everything), outputs, everything, tasks)
+    runs = "1 run" if len(everything) == 1 else f"all {len(everything)} runs"
+    names = ", ".join(path.name for path in paths[:-1])
+    console.print(f"{paths[-1]}: {runs}; beside it {names}", markup=False, highlight=False, soft_wrap=True)
     return paths
 
 
@@ -117,16 +138,28 @@ def _number(value: float | None, digits: int, unit: str = "", factor: float = 1.
     return "–" if value is None else f"{value * factor:.{digits}f}{unit}"
 
 
-def write(table: Sequence[Row], directory: Path) -> list[Path]:
-    """Write `table.csv` (numbers as they are) and `table.md` (as on the terminal, every column)."""
+def write(
+    table: Sequence[Row], outputs: Path, records: Sequence[Record], tasks: Sequence[str] | None = None
+) -> list[Path]:
+    """Write `table.csv` (numbers as they are), `table.md` (as on the terminal), `table.tex` and `report.html`."""
     import pandas as pd
 
+    from compress_exp.report.latex import latex
+    from compress_exp.report.page.write import gather, render
+
+    sections = gather(outputs, records)
+    texts = {
+        "table.csv": pd.DataFrame(table).to_csv(index=False),
+        "table.md": _markdown(table),
+        "table.tex": latex(sections),
+        "report.html": render(outputs, sections, tasks),
+    }
+    directory = outputs / "reports"
     directory.mkdir(parents=True, exist_ok=True)
-    texts = {"table.csv": pd.DataFrame(table).to_csv(index=False), "table.md": _markdown(table)}
     paths = []
     for name, text in texts.items():
         temporary = directory / f".{name}.{os.getpid()}.tmp"
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, directory / name)
         paths.append(directory / name)
     return paths

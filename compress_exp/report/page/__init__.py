@@ -1,0 +1,1 @@
+"""The page: every record of `outputs` as one HTML file that needs no network."""

@@ -1,0 +1,78 @@
+"""Bars of quality for each model and method, by the best configuration of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from compress_exp.report.page.entries import DENSE, Entry
+from compress_exp.report.page.style import Style, plain_figure, text, whose
+
+LABELLED = 12
+
+
+def representatives(entries: Sequence[Entry], higher_is_better: bool) -> list[int]:
+    """Of every model and method the entry with the best quality, the first of equals."""
+    sign = 1 if higher_is_better else -1
+    chosen: dict[tuple[str, str], int] = {}
+    for index, entry in enumerate(entries):
+        if entry.quality.value is None:
+            continue
+        key = (entry.model, entry.method)
+        other = entries[chosen[key]].quality.value if key in chosen else None
+        if other is None or sign * entry.quality.value > sign * other:
+            chosen[key] = index
+    return list(chosen.values())
+
+
+def bars(entries: Sequence[Entry], metric: str, higher_is_better: bool, style: Style) -> dict[str, Any]:
+    """The figure; `customdata` of a bar is the index of its entry."""
+    figure = go.Figure()
+    chosen = representatives(entries, higher_is_better)
+    for index in sorted(chosen, key=lambda index: (entries[index].method != DENSE, entries[index].method)):
+        entry = entries[index]
+        figure.add_bar(
+            x=[text(entry.model)],
+            y=[entry.quality.value],
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [_above(entry)],
+                "arrayminus": [_below(entry)],
+                "thickness": 1,
+                "width": 3,
+                "color": "#5d6675",
+            },
+            text=[f"{entry.quality.value:.3g}"] if len(chosen) <= LABELLED else None,
+            textposition="inside",
+            insidetextanchor="middle",
+            insidetextfont={"color": "#ffffff"},
+            textangle=0,
+            customdata=[index],
+            meta=whose(entry),
+            name=text(entry.method),
+            offsetgroup=text(entry.method),
+            marker={"color": style.colour(entry.method)},
+            hoverinfo="none",
+        )
+    arrow = "" if higher_is_better else " (lower is better)"
+    figure.update_layout(
+        showlegend=False,
+        barmode="group",
+        bargap=0.28,
+        xaxis={"type": "category"},
+        yaxis={"title": {"text": f"{text(metric)}{arrow}"}},
+    )
+    return plain_figure(figure)
+
+
+def _above(entry: Entry) -> float | None:
+    spread = entry.quality
+    return None if spread.high is None or spread.value is None else max(spread.high - spread.value, 0.0)
+
+
+def _below(entry: Entry) -> float | None:
+    spread = entry.quality
+    return None if spread.low is None or spread.value is None else max(spread.value - spread.low, 0.0)

@@ -1,0 +1,134 @@
+"use strict";
+
+const CONFIG = {displaylogo: false, responsive: true, displayModeBar: true, modeBarButtons: [["toImage", "zoom2d", "resetScale2d"]]};
+const drawn = new Map();
+const hidden = new Set();
+
+/** Plotly is run after the page has been seen once: tables and boxes do not wait for it. */
+const plotly = new Promise((done) => {
+  requestAnimationFrame(() => setTimeout(() => {
+    const script = document.createElement("script");
+    script.textContent = document.getElementById("plotly").textContent;
+    document.head.append(script);
+    done();
+  }));
+});
+
+/** The look of all figures, from the page's own colours. */
+function look() {
+  const css = getComputedStyle(document.documentElement);
+  const colour = (name) => css.getPropertyValue(name).trim();
+  const axis = {
+    gridcolor: colour("--grid"), linecolor: colour("--line"), zerolinecolor: colour("--line"), automargin: true,
+    title: {font: {size: 12, color: colour("--soft")}, standoff: 8}, tickfont: {size: 11, color: colour("--soft")},
+  };
+  return {layout: {
+    font: {family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("--text")},
+    paper_bgcolor: colour("--panel"), plot_bgcolor: colour("--panel"), xaxis: axis, yaxis: axis,
+    margin: {l: 52, r: 14, t: 12, b: 44},
+    legend: {orientation: "h", x: 0, y: -0.2, yanchor: "top", font: {size: 11.5, color: colour("--soft")}},
+    hoverlabel: {align: "left", bgcolor: colour("--panel"), bordercolor: colour("--line"),
+      font: {size: 11.5, color: colour("--text")}},
+    hovermode: "closest", dragmode: false, colorway: ["#4c78d8", "#f2811d", "#2fa66a", "#d6455d", "#9467d8", "#12a5b8", "#c79a12"],
+  }};
+}
+
+/** Draw a figure in a place, once more when the page turns dark or light. */
+function draw(place, figure, actions) {
+  drawn.set(place, {figure, actions});
+  plotly.then(() => drawn.has(place) && paint(place));
+}
+
+function seeable(method, model) {
+  return !hidden.has(`method ${method}`) && !hidden.has(`model ${model}`);
+}
+
+function paint(place) {
+  const {figure, actions} = drawn.get(place);
+  const data = structuredClone(figure.data).filter(({meta}) => !meta || seeable(meta.method, meta.model));
+  for (const trace of data) {
+    if (trace.type === "parcoords") {
+      const kept = (values) => values.filter((_, index) => seeable(trace.meta.methods[index], trace.meta.models[index]));
+      trace.line.color = kept(trace.line.color);
+      for (const dimension of trace.dimensions) {
+        dimension.range = [Math.min(...dimension.values), Math.max(...dimension.values)];
+        dimension.values = kept(dimension.values);
+      }
+      trace.labelfont = {size: 12.5};
+      trace.tickfont = {size: 10.5};
+      trace.rangefont = {size: 1, color: "rgba(0,0,0,0)"};
+    }
+  }
+  const layout = {...structuredClone(figure.layout), template: look()};
+  if (data.some((trace) => trace.type === "parcoords")) layout.margin = {l: 56, r: 40, t: 48, b: 16};
+  Plotly.react(place, data, layout, CONFIG).then(() => {
+    if (!actions || place.dataset.wired) return;
+    place.dataset.wired = "yes";
+    const told = (name) => (event) => {
+      const index = event.points[0].customdata;
+      if (index !== undefined && index !== null) actions[name](Number(index), event.event);
+    };
+    place.on("plotly_click", told("click"));
+    place.on("plotly_hover", told("hover"));
+    place.on("plotly_unhover", actions.leave);
+  });
+}
+
+/** Draw each place when it is about to be seen. */
+const seen = new IntersectionObserver((changes) => {
+  for (const change of changes) {
+    if (!change.isIntersecting) continue;
+    seen.unobserve(change.target);
+    change.target.drawWhenSeen();
+  }
+}, {rootMargin: "300px"});
+
+function whenSeen(place, action) {
+  place.drawWhenSeen = action;
+  seen.observe(place);
+}
+
+/** Forget figures whose places are about to be replaced. */
+function discard(places) {
+  for (const place of places) {
+    seen.unobserve(place);
+    if (drawn.delete(place)) plotly.then(() => Plotly.purge(place));
+  }
+}
+
+/** The curves of the chains of artifacts of one run, one after the other on one axis of steps. */
+function curveFigure(chains, histories) {
+  const data = [], shapes = [], names = [];
+  for (const chain of chains) {
+    let offset = 0;
+    for (const key of chain) {
+      const {steps, x, curves} = histories[key];
+      for (const {name, kind, y} of curves) {
+        const first = !names.includes(name);
+        if (first) names.push(name);
+        data.push({
+          type: "scatter", mode: "lines", name, legendgroup: name, showlegend: first, x: x.map((step) => step + offset), y,
+          yaxis: kind === "loss" ? "y" : "y2", line: {width: 1.7, color: look().layout.colorway[names.indexOf(name) % 7]},
+          hovertemplate: "step %{x}: %{y:.4g}",
+        });
+      }
+      offset += steps;
+      if (chain === chains[0] && key !== chain[chain.length - 1]) {
+        shapes.push({type: "line", x0: offset, x1: offset, yref: "paper", y0: 0, y1: 1, line: {width: 1, dash: "dot", color: "#8a8f98"}});
+      }
+    }
+  }
+  const state = data.some((trace) => trace.yaxis === "y2");
+  const layout = {
+    xaxis: {title: {text: "step"}, anchor: state ? "y2" : "y"}, shapes,
+    yaxis: {title: {text: "loss"}, domain: state ? [0.42, 1] : [0, 1]},
+    ...(state && {yaxis2: {title: {text: "state"}, domain: [0, 0.34], anchor: "x"}}),
+  };
+  return {data, layout};
+}
+
+function repaint() {
+  for (const place of drawn.keys()) if (place.isConnected) paint(place);
+}
+
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);

@@ -1,0 +1,184 @@
+"""A section of the page: one task under one set of conditions, with its entries and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from compress_exp.report.page.badges import mark
+from compress_exp.report.page.bars import bars
+from compress_exp.report.page.columns import Column, columns, form
+from compress_exp.report.page.cost import cost, scale, seconds
+from compress_exp.report.page.curves import Histories
+from compress_exp.report.page.entries import DENSE, Entry, fold, headline, plain, primary
+from compress_exp.report.page.hover import hover
+from compress_exp.report.page.latency import latency
+from compress_exp.report.page.majority import Majority
+from compress_exp.report.page.parallel import parallel
+from compress_exp.report.page.scatter import best, megabytes, milliseconds, scatter
+from compress_exp.report.page.style import Style
+from compress_exp.report.page.waterfall import measured, steps, waterfalls
+from compress_exp.report.records import Record, number
+
+GOOD = 0.99
+
+
+@dataclass(frozen=True)
+class Section:
+    """One task under one set of conditions.
+
+    Attributes:
+        task: its name.
+        metric: the primary metric.
+        higher_is_better: of the metric.
+        conditions: how it was measured, in words.
+        records: of all its runs.
+        entries: the records with their seeds folded, and the dense models.
+    """
+
+    task: str
+    metric: str
+    higher_is_better: bool
+    conditions: tuple[str, ...]
+    records: tuple[Record, ...]
+    entries: tuple[Entry, ...]
+
+    def methods(self) -> list[str]:
+        """Of its entries, in alphabetic order, the dense model first."""
+        return sorted({entry.method for entry in self.entries}, key=lambda name: (name != DENSE, name))
+
+    def models(self) -> list[str]:
+        """Of its entries, in alphabetic order."""
+        return sorted({entry.model for entry in self.entries})
+
+    def columns(self, weights: Mapping[str, float]) -> list[Column]:
+        """Of its table."""
+        return columns(self.entries, self.metric, self.higher_is_better, weights)
+
+    def ranked(self, weights: Mapping[str, float]) -> list[int]:
+        """Its entries by their score, the best first; those without one last."""
+        scores = [entry.score(weights) for entry in self.entries]
+        return sorted(range(len(scores)), key=lambda index: -scores[index] if scores[index] is not None else 1e300)  # type: ignore[operator]
+
+    def fronts(self) -> list[tuple[str, list[int]]]:
+        """What is on the two Pareto fronts."""
+        return [
+            ("size and quality", best(self.entries, megabytes, self.higher_is_better)),
+            ("latency and quality", best(self.entries, milliseconds, self.higher_is_better)),
+        ]
+
+    def hours(self) -> str:
+        """How long all of it took."""
+        spent = sum(value for parts in seconds(self.records).values() for value in parts.values())
+        unit, size = scale(spent)
+        return f"{spent / size:.3g} {unit}"
+
+    def cards(self, weights: Mapping[str, float]) -> list[tuple[str, str, int]]:
+        """The findings to begin with: (what, how much, entry)."""
+        runs = [index for index, entry in enumerate(self.entries) if not entry.is_dense]
+        good = [index for index in runs if (self.entries[index].retained or 0) >= GOOD]
+        made: list[tuple[str, str, int]] = []
+        scored = [(score, index) for index in runs if (score := self.entries[index].score(weights)) is not None]
+        if scored:
+            score, index = max(scored, key=lambda item: (item[0], -item[1]))
+            made.append(("best weighted score", form(score), index))
+        small = [(ratio, index) for index in good if (ratio := self.entries[index].ratio) is not None]
+        if small:
+            ratio, index = max(small, key=lambda item: (item[0], -item[1]))
+            made.append(("smallest that keeps 99 %", form(ratio, unit="× smaller"), index))
+        quick = [(speed, index) for index in good if (speed := self.entries[index].speedup.value) is not None]
+        if quick:
+            speed, index = max(quick, key=lambda item: (item[0], -item[1]))
+            made.append(("fastest that keeps 99 %", form(speed, unit="× faster"), index))
+        return made
+
+    def data(self, style: Style, histories: Histories) -> dict[str, Any]:
+        """What the page's script knows of it; indices are those of `entries`."""
+        by_artifact = measured(self.entries)
+        name, higher, entries = self.metric, self.higher_is_better, self.entries
+        return {
+            "entries": [self._facts(entry, by_artifact, histories) for entry in entries],
+            "figures": {
+                "size": scatter(entries, megabytes, "size, MB", name, higher, style),
+                "latency": scatter(entries, milliseconds, "p50, ms", name, higher, style),
+                "parallel": parallel(entries, name, style),
+                "bars": bars(entries, name, higher, style),
+                "shapes": latency(entries, higher, style),
+                "cost": cost(self.records),
+            },
+        }
+
+    def _facts(self, entry: Entry, by_artifact: Mapping[str, Record], histories: Histories) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            "label": entry.label,
+            "model": entry.model,
+            "dense": entry.is_dense,
+            "A": plain(entry.accuracy),
+            "CR": plain(entry.ratio),
+            "IS": plain(entry.speedup.value),
+            "bytes": entry.artifact_bytes,
+            "retained": entry.retained,
+            "p50": entry.p50,
+            "quality": entry.quality.value,
+            "hover": hover(entry, self.metric),
+            "badges": entry.badges,
+        }
+        if entry.is_dense:
+            return facts
+        path = steps(entry.records[0], by_artifact)
+        return facts | {
+            "command": entry.command,
+            "configuration": entry.configuration,
+            "seeds": entry.seeds,
+            "runs": [str(record["run"].get("name") or record["run"]["id"]) for record in entry.records],
+            "waterfalls": waterfalls(path, self.metric, self.higher_is_better),
+            "chains": [chain for record in entry.records if (chain := histories.chain(record))],
+        }
+
+
+def sections(records: Sequence[Record], majority: Majority) -> list[Section]:
+    """The sections by task, those with the most runs first within a task."""
+    groups: dict[tuple[str, str, bool, tuple[str, ...]], list[Record]] = {}
+    for record in records:
+        key = (str(record["run"].get("task")), *primary(record), conditions(record))
+        groups.setdefault(key, []).append(record)
+    made = []
+    for (task, metric, higher, told), group in sorted(
+        groups.items(), key=lambda item: (item[0][0], -len(item[1]), item[0])
+    ):
+        entries = fold(group)
+        mark(entries, majority)
+        made.append(Section(task, metric, higher, told, tuple(group), tuple(entries)))
+    return made
+
+
+def conditions(record: Record) -> tuple[str, ...]:
+    """How a record was measured: only what was measured alike is compared."""
+    run, origin, row = record["run"], _mapping(record.get("origin")), headline(record)
+    runtime, quality = _mapping(run.get("runtime")), record["quality"]
+    threads, size, length = number(runtime, "threads"), number(row, "batch_size"), number(row, "length")
+    rows, data = number(quality, "rows"), _mapping(quality.get("settings")).get("rows")
+    told = [
+        str(run.get("hardware")),
+        machine(origin),
+        " ".join(str(runtime[name]) for name in ("name", "device") if runtime.get(name) is not None),
+        "" if threads is None else f"{threads:.0f} thread{'' if threads == 1 else 's'}",
+        "not timed" if size is None or length is None else f"latency of {size:.0f} × {length:.0f} tokens",
+        str(quality.get("split") or "") if rows is None else f"{rows:,.0f} {quality.get('split') or ''} examples",
+        "" if data is None else f"data {str(data)[:8]}",
+    ]
+    return tuple(part for part in told if part)
+
+
+def machine(origin: Mapping[str, Any]) -> str:
+    """The device that times belong to: equal hosts of a cluster are one."""
+    device = origin.get("gpu") or origin.get("cpu")
+    if device is None:
+        return str(origin.get("host") or "")
+    cores = number(origin, "cores")
+    return str(device) if cores is None or origin.get("gpu") else f"{device}, {cores:.0f} cores"
+
+
+def _mapping(node: Any) -> Mapping[str, Any]:
+    return node if isinstance(node, Mapping) else {}

@@ -1,0 +1,247 @@
+"""The page of 500 synthetic records in headless Chromium."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress_exp.report.page.write import gather, render
+from compress_exp.report.records import read
+from tests.chromium import data, draws_everything, needs_chromium, opened, show, wait
+from tests.report import synthetic
+
+pytestmark = [pytest.mark.browser, needs_chromium]
+ROWS = "section.task:not([hidden]) tbody tr[data-index]:not([hidden])"
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = synthetic.outputs(tmp_path_factory.mktemp("outputs"))
+    records = read(directory)[0]
+    evil = synthetic.record(random.Random(1), "sst2", "bert", ("quant/int8",), 0.5, 9)
+    evil["run"] |= {"id": "evil", "method": ["<script>window.harm=1</script><img src=x onerror=window.harm=1>"]}
+    path = directory / "report.html"
+    path.write_text(render(directory, gather(directory, [*records, evil]), None))
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(html: Path) -> Iterator[Any]:
+    with opened(html) as started:
+        yield started
+
+
+def shown(browser: Any) -> list[int]:
+    rows = f"return [...document.querySelectorAll('{ROWS}')].map((row) => Number(row.dataset.index))"
+    return [int(index) for index in browser.execute_script(rows)]
+
+
+def one(browser: Any, selector: str) -> Any:
+    found = [item for item in browser.find_elements("css selector", selector) if item.is_displayed()]
+    assert found, selector
+    return found[0]
+
+
+def weigh(browser: Any, name: str, value: float) -> None:
+    script = """const box = document.querySelector(`input[name=${arguments[0]}]`);
+        box.value = arguments[1]; box.dispatchEvent(new Event("input", {bubbles: true}))"""
+    browser.execute_script(script, name, value)
+
+
+def scored(entries: list[dict[str, Any]], weights: dict[str, float]) -> list[float | None]:
+    names = {"A": "accuracy", "CR": "compression", "IS": "speed"}
+    made: list[float | None] = []
+    for entry in entries:
+        counted = [part for part, name in names.items() if weights[name]]
+        known = all(entry[part] is not None for part in counted)
+        made.append(sum(weights[names[part]] * entry[part] for part in counted) if known else None)
+    return made
+
+
+def test_a_column_sorts_both_ways_with_missing_values_last(browser: Any) -> None:
+    show(browser, 0)
+    entries = data(browser)["sections"][0]["entries"]
+    for expected in (True, False):
+        one(browser, "th[data-column=quality] button").click()
+        values = [entries[index]["quality"] for index in shown(browser)]
+        known = [value for value in values if value is not None]
+        assert known == sorted(known, reverse=expected)
+        assert values[len(known) :] == [None] * (len(values) - len(known))
+        assert len(values) == len(entries)
+
+
+def test_words_filter_the_rows(browser: Any) -> None:
+    show(browser, 0)
+    entries = data(browser)["sections"][0]["entries"]
+    box = one(browser, "input.filter")
+    box.send_keys("int8 -distill")
+    expected = [i for i, entry in enumerate(entries) if "int8" in entry["label"] and "distill" not in entry["label"]]
+    assert sorted(shown(browser)) == expected
+    assert one(browser, ".count").text == f"{len(expected)} of {len(entries)}"
+    box.clear()
+    box.send_keys(" ")
+    one(browser, ".only-front").click()
+    assert 0 < len(shown(browser)) < len(entries)
+    one(browser, ".only-front").click()
+    assert len(shown(browser)) == len(entries)
+
+
+def test_sliders_rank_the_rows_anew(browser: Any) -> None:
+    show(browser, 0)
+    entries = data(browser)["sections"][0]["entries"]
+    weigh(browser, "compression", 0)
+    weigh(browser, "speed", 2.5)
+    scores = scored(entries, {"accuracy": 1, "compression": 0, "speed": 2.5})
+    ranked = [scores[index] for index in shown(browser)]
+    known = [value for value in ranked if value is not None]
+    assert known == sorted(known, reverse=True)
+    assert len(known) == sum(value is not None for value in scores)
+    first = shown(browser)[0]
+    cells = f"return document.querySelector('section.task:not([hidden]) tr[data-index=\"{first}\"]').textContent"
+    assert f"{scores[first]:.2f}" in browser.execute_script(cells)
+    runs = [index for index in shown(browser) if not entries[index]["dense"]]
+    card = one(browser, "[data-card='best weighted score']").text
+    assert f"{scores[runs[0]]:.2f}" in card
+    assert entries[runs[0]]["label"] in card
+    one(browser, "form.weights button[type=reset]").click()
+    assert scored(entries, {"accuracy": 1, "compression": 1, "speed": 1})[shown(browser)[0]] == max(
+        value for value in scored(entries, {"accuracy": 1, "compression": 1, "speed": 1}) if value is not None
+    )
+
+
+def test_choose_agrees_with_brute_force(browser: Any) -> None:
+    chance = random.Random(3)
+    questions = [
+        (
+            {
+                "megabytes": chance.choice([None, chance.uniform(0.3, 300)]),
+                "retained": chance.choice([None, chance.uniform(94, 101)]),
+                "milliseconds": chance.choice([None, chance.uniform(2, 80)]),
+            },
+            {name: chance.choice([0, 1, chance.uniform(0, 5)]) for name in ("accuracy", "compression", "speed")},
+        )
+        for _ in range(60)
+    ]
+    ask = """return arguments[0].map(([limits, weights]) =>
+        sections.map(({entries}) => choose(entries, limits, weights)))"""
+    parts = data(browser)["sections"]
+    some = none = 0
+    for (limits, weights), answers in zip(questions, browser.execute_script(ask, questions), strict=True):
+        for part, found in zip(parts, answers, strict=True):
+            entries = part["entries"]
+            scores = scored(entries, weights)
+            fit = [index for index, entry in enumerate(entries) if not entry["dense"] and fits(entry, limits)]
+            if not fit:
+                none += 1
+                assert "index" not in found
+                assert found["reason"]
+                continue
+            some += 1
+            best = max((score for i in fit if (score := scores[i]) is not None), default=None)
+            assert found["index"] in fit
+            assert found["among"] == len(fit)
+            assert scores[found["index"]] == pytest.approx(best)
+    assert some > 50
+    assert none > 50
+
+
+def fits(entry: dict[str, Any], limits: dict[str, float | None]) -> bool:
+    values = {
+        "megabytes": None if entry["bytes"] is None else entry["bytes"] / 1e6,
+        "retained": None if entry["retained"] is None else -entry["retained"] * 100,
+        "milliseconds": entry["p50"],
+    }
+    signs = {"megabytes": 1, "retained": -1, "milliseconds": 1}
+    return all(
+        limit is None or (values[name] is not None and values[name] <= signs[name] * limit)
+        for name, limit in limits.items()
+    )
+
+
+def test_choose_names_the_limit_that_excludes_all(browser: Any) -> None:
+    run = {"dense": False, "A": 0.9, "CR": 1, "IS": 1, "bytes": 4e6, "retained": 0.98, "p50": 1.0}
+    entries = [run, run | {"bytes": 1e6, "retained": 0.9}, run | {"dense": True, "bytes": 1, "retained": 1}]
+    ones = {"accuracy": 1, "compression": 1, "speed": 1}
+
+    def reason(**limits: float) -> str:
+        return str(browser.execute_script("return choose(...arguments)", entries, limits, ones)["reason"])
+
+    assert reason(megabytes=0.5) == "“at most 0.5 MB” excludes all runs: the smallest has 1 MB."
+    assert reason(retained=99) == "“at least 99 % of the quality kept” excludes all runs: the best keeps 98 %."
+    together = reason(megabytes=2, retained=95)
+    assert together.startswith("Each limit can be met, but not all together")
+    assert "without “at most 2 MB” there is 1 run" in together
+
+
+def test_the_box_names_the_run_and_its_command(browser: Any) -> None:
+    show(browser, 0)
+    entries = data(browser)["sections"][0]["entries"]
+    box = one(browser, "input[name=retained]")
+    box.clear()
+    box.send_keys("98")
+    one(browser, "form.choose button").click()
+    fit = [i for i, entry in enumerate(entries) if not entry["dense"] and fits(entry, {"retained": 98.0})]
+    scores = scored(entries, data(browser)["weights"])
+    best = max(fit, key=lambda index: scores[index] or -1)
+    answer = one(browser, ".answer").text
+    assert entries[best]["label"] in answer
+    assert entries[best]["command"] in answer
+    assert one(browser, ".detail h3").text == entries[best]["label"]
+    box.send_keys("00")
+    one(browser, "form.choose button").click()
+    assert "excludes all runs" in one(browser, ".answer").text
+
+
+def test_a_point_tells_its_configuration_and_opens_its_run(browser: Any) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    show(browser, 0)
+    entries = data(browser)["sections"][0]["entries"]
+    plot = one(browser, "[data-figure=size]")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
+    points = "section.task:not([hidden]) [data-figure=size] .scatterlayer .trace .point"
+    wait(browser, f"return document.querySelectorAll('{points}').length > 10")
+    box = browser.execute_script(
+        f"const box = [...document.querySelectorAll('{points}')].at(-1).getBoundingClientRect();"
+        "return [box.x + box.width / 2, box.y + box.height / 2]"
+    )
+    mouse = ActionChains(browser)
+    mouse.w3c_actions.pointer_action.move_to_location(round(box[0]), round(box[1]))
+    mouse.perform()
+    text = wait(browser, "return !document.getElementById('tip').hidden && document.getElementById('tip').textContent")
+    assert "python -m compress_exp" in text
+    assert "seed" in text
+    ActionChains(browser).click().perform()
+    title = one(browser, ".detail h3").text
+    assert title in text
+    assert any(entry["label"] == title for entry in entries)
+
+
+def test_every_section_draws_nothing_is_asked_of_a_network_and_no_error_is_told(browser: Any) -> None:
+    draws_everything(browser)
+    assert browser.execute_script("return window.harm === undefined && !document.querySelector('img')")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 390])
+def test_nothing_is_wider_than_the_window_and_text_can_be_read(browser: Any, width: int, scheme: str) -> None:
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    wait(browser, f"return document.documentElement.scrollWidth <= {width} && innerWidth === {width}")
+    contrast = """const light = (colour) => {
+        const linear = (part) => part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+        const [r, g, b] = colour.match(/[\\d.]+/g).map((part) => linear(part / 255));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const style = getComputedStyle(document.body);
+    const [one, other] = [light(style.color), light(style.backgroundColor)].sort();
+    return [(other + 0.05) / (one + 0.05), light(style.backgroundColor)];"""
+    ratio, back = browser.execute_script(contrast)
+    assert ratio > 7
+    assert (back > 0.5) == (scheme == "light")
