@@ -93,6 +93,7 @@ def _work(planned: Plan, asked: Identity, config: DictConfig, store: Store, leas
         newer_than = fresh if asked.force in ("run", "all") else 0.0
         paths = produce(planned, store, progress, until, newer_than, asked.force == "all")
         if asked.until is not None:
+            log.info("%-24s is there; until=%s measures nothing", paths[-1], config.until)
             return None
         progress.stage("measuring")
         started = time.monotonic()

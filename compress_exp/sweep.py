@@ -24,7 +24,7 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
-from compress_exp.config import build
+from compress_exp.config import UserError, build
 from compress_exp.errors import SweepFailed, explain, make_outputs, refusal, sentence
 from compress_exp.lease import SECONDS, holder
 from compress_exp.manifest import FAILED, FINISHED, MISSING, REFUSED, RUNNING, Manifest, Member, fingerprint
@@ -237,7 +237,7 @@ class Sweep:
     def _run(self, wave: list[Task]) -> None:
         """Launch one wave, and read from disk what became of it."""
         if any(task.key for task in wave):
-            log.info("%d artifacts that several runs share come first", len(wave))
+            log.info("first what several runs share:")
         for task in wave:
             for member in task.members:
                 member.state, member.reason = RUNNING, None
@@ -272,7 +272,9 @@ class Sweep:
         )
         try:
             returns = list(launcher.launch(batch, initial_job_idx=0))
-        except Exception as error:  # the launcher itself: a lost cluster, a refused submission
+        except UserError:  # the launcher cannot be used like this
+            raise
+        except Exception as error:  # the launcher itself: a lost cluster
             if refusal(error) is None:
                 traceback.print_exception(error)
             return [error for _ in batch]

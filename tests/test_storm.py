@@ -69,7 +69,7 @@ def test_thirty_kills_lose_nothing(tmp_path, undisturbed):
     places[0].parent.mkdir()
     sweep = start(places[-1])
     while kills < KILLS:
-        time.sleep(chance.uniform(0.2, 4.0))
+        time.sleep(chance.uniform(0.1, 1.5))
         if sweep.poll() is not None:
             if sweep.returncode == 0:
                 places.append(tmp_path / f"{len(places)}" / "outputs")

@@ -22,6 +22,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from compress_exp.config import UserError
+
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
@@ -52,9 +54,8 @@ class LocalProcessesLauncher(Launcher):
 
         import cloudpickle
 
-        from compress_exp.config import check_number
-
-        check_number("hydra.launcher.n_jobs", self.n_jobs, 1)
+        if not isinstance(self.n_jobs, int) or self.n_jobs < 1:
+            raise UserError(f"hydra.launcher.n_jobs: {self.n_jobs!r} is not allowed, a whole number of at least 1 is")
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
         state = cloudpickle.dumps((self.context, self.function, self.config, Singleton.get_state()))
@@ -63,6 +64,7 @@ class LocalProcessesLauncher(Launcher):
         running: dict[Any, tuple[int, Any]] = {}
         returns: dict[int, JobReturn] = {}
         with _quiet_bars(), _stopping(running):
+            _start_server()
             while waiting or running:
                 while waiting and len(running) < self.n_jobs:
                     index = waiting.pop(0)
@@ -90,15 +92,22 @@ def _answer(receiver: Any, process: Any, overrides: list[str]) -> JobReturn:
         reason = f"its process ended ({name}); the same command goes on from there"
     process.join()
     if reason:
-        answer._return_value = ChildError(reason)
+        answer._return_value = UserError(reason)
     else:
         answer.status = JobStatus.COMPLETED
         answer._return_value = None
     return answer
 
 
-class ChildError(Exception):
-    """What went wrong in another process, in one sentence."""
+def _start_server() -> None:
+    """Start what jobs are forked from deaf to Ctrl-C, as its jobs are then: they are told to leave by `_stopping`."""
+    from multiprocessing import forkserver
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _work(sender: Connection, state: bytes, overrides: list[str], number: int, n_jobs: int) -> None:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from compress_exp.cli import Loader
 from compress_exp.config import CONF, UserError
 from compress_exp.errors import SweepFailed, refusal
+from compress_exp.lease import leased
 from compress_exp.manifest import Identity
 from compress_exp.progress import reported
 from compress_exp.store import digest, write_json
@@ -100,7 +101,7 @@ def run(config: DictConfig) -> dict[str, Any]:
         stream.write(f"{directory.name} {os.getpid()}\n")
     if Path(config.outputs, "full").exists():
         raise UserError("outputs: there is no room")
-    with reported(directory, directory.name, ()):
+    with leased(directory, 60.0, directory.name) as lease, reported(directory, directory.name, (), lease):
         record = measure(config, directory.name)
         write_json(directory / "record.json", record)
     return record

@@ -13,9 +13,10 @@ pytest.importorskip("optuna", reason="the extra optuna is not installed")
 
 
 @pytest.fixture(autouse=True)
-def _own_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Configuring logging closes every handler of the process, and absl's closes its stream: pytest's capture."""
     monkeypatch.setattr(logging, "_handlerList", [])
+    monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist sets it, and a table wraps then
 
 
 @pytest.fixture
