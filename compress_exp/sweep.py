@@ -166,7 +166,7 @@ class Sweep:
 
             try:
                 report(self.outputs, ids)
-            except OSError as error:  # the failures below are still to be told
+            except Exception as error:  # the failures below are still to be told
                 log.error("no table: %s", sentence(error))
         if failures := self._failures():
             lines = "\n".join(f"  {member.label}: {member.reason}" for member in failures)

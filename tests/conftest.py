@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,11 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "bart": {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "scale_embedding": True} | SEQ2SEQ,
 }
 VOCABULARY = 400
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A runner in the background is deaf to Ctrl-C, and the processes that tests interrupt would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
