@@ -38,8 +38,8 @@ from compress_exp.overrides import parse, values
 log = logging.getLogger("compress_exp")
 
 
-# What transformers says while it loads: new heads are expected, and damage is told by our own checks.
 TERMINATED = 128 + signal.SIGTERM
+# What transformers says while it loads: new heads are expected, and damage is told by our own checks.
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -36,11 +36,8 @@ def main(path: str) -> None:
     """Do the job of a file and write `answer.json` beside it."""
     job = json.loads(Path(path).read_text())
     die_with_parent(job["parent"])
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-        signal.SIGUSR2,
-    ):  # for the run, which ends this process
+    # They are for the run, which ends this process with itself.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     warnings.filterwarnings("ignore")
     try:

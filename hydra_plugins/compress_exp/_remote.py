@@ -1,4 +1,4 @@
-"""One job of a sweep in a process that Hydra did not start: what SLURM and Ray run."""
+"""One job of a sweep in a process that Hydra did not start: what all our launchers run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Remote:
             overrides: of the job.
             number: of the job in its launch.
             job: what the cluster calls it.
-            cores: its share of the host, for `train.threads=null`.
+            cores: its share of the host, shared out over its devices for `train.threads=null`.
         """
         if not Path(self.place).is_dir():
             raise UserError(
@@ -61,7 +61,7 @@ class Remote:
         with open_dict(config.hydra.job):
             config.hydra.job.id, config.hydra.job.num = job, number
         if cores is not None and "train" in config and config.train.threads is None:
-            config.train.threads = min(cores, available_cores())
+            config.train.threads = max(1, min(cores, available_cores()) // config.train.devices)
         done = run_job(self.function, config, "hydra.sweep.dir", "hydra.sweep.subdir", self.context)
         if done.status is JobStatus.FAILED:
             done.return_value = UserError(sentence(done._return_value))

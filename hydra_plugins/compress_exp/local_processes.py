@@ -16,11 +16,10 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from compress_exp.config import UserError
 
@@ -54,11 +53,13 @@ class LocalProcessesLauncher(Launcher):
 
         import cloudpickle
 
+        from hydra_plugins.compress_exp._remote import Remote
+
         if not isinstance(self.n_jobs, int) or self.n_jobs < 1:
             raise UserError(f"hydra.launcher.n_jobs: {self.n_jobs!r} is not allowed, a whole number of at least 1 is")
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
-        state = cloudpickle.dumps((self.context, self.function, self.config, Singleton.get_state()))
+        sweep = cloudpickle.dumps(Remote.here(self.context, self.function, self.config))
         jobs = [list(overrides) for overrides in job_overrides]
         waiting = list(range(len(jobs)))
         running: dict[Any, tuple[int, Any]] = {}
@@ -69,7 +70,7 @@ class LocalProcessesLauncher(Launcher):
                 while waiting and len(running) < self.n_jobs:
                     index = waiting.pop(0)
                     receiver, sender = context.Pipe(duplex=False)
-                    arguments = (sender, state, jobs[index], initial_job_idx + index, self.n_jobs)
+                    arguments = (sender, sweep, jobs[index], initial_job_idx + index, self.n_jobs)
                     process = context.Process(target=_work, args=arguments)
                     process.start()
                     sender.close()
@@ -82,7 +83,8 @@ class LocalProcessesLauncher(Launcher):
 
 
 def _answer(receiver: Any, process: Any, overrides: list[str]) -> JobReturn:
-    answer = JobReturn(overrides=overrides, status=JobStatus.FAILED)
+    from hydra_plugins.compress_exp._remote import failed
+
     try:
         reason = receiver.recv_bytes().decode()
     except EOFError:
@@ -91,12 +93,7 @@ def _answer(receiver: Any, process: Any, overrides: list[str]) -> JobReturn:
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         reason = f"its process ended ({name}); the same command goes on from there"
     process.join()
-    if reason:
-        answer._return_value = UserError(reason)
-    else:
-        answer.status = JobStatus.COMPLETED
-        answer._return_value = None
-    return answer
+    return failed(overrides, reason) if reason else JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
 
 
 def _start_server() -> None:
@@ -110,24 +107,13 @@ def _start_server() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def _work(sender: Connection, state: bytes, overrides: list[str], number: int, n_jobs: int) -> None:
+def _work(sender: Connection, sweep: bytes, overrides: list[str], number: int, n_jobs: int) -> None:
     """One job, in its own process; sends the sentence of its failure, or nothing."""
-    from compress_exp.errors import sentence
     from compress_exp.measure.hardware import available_cores
 
     Thread(target=_leave_with_launcher, daemon=True).start()
-    hydra, function, root, singletons = pickle.loads(state)
-    Singleton.set_state(singletons)
-    setup_globals()
-    config = hydra.config_loader.load_sweep_config(root, overrides)
-    with open_dict(config):
-        config.hydra.job.id = number
-        config.hydra.job.num = number
-        if "train" in config and config.train.threads is None:
-            config.train.threads = max(1, available_cores() // (n_jobs * config.train.devices))
-    job = run_job(function, config, "hydra.sweep.dir", "hydra.sweep.subdir", hydra)
-    error = job._return_value if job.status is JobStatus.FAILED else None
-    sender.send_bytes(sentence(error).encode() if isinstance(error, BaseException) else b"")
+    job = pickle.loads(sweep)(overrides, number, str(number), max(1, available_cores() // n_jobs))
+    sender.send_bytes(b"" if job.status is JobStatus.COMPLETED else str(job._return_value).encode())
 
 
 def _leave_with_launcher() -> None:

@@ -34,7 +34,7 @@ defaults:
 number: 0
 action: finish
 outputs: {outputs}
-train: {{threads: null}}
+train: {{threads: null, devices: 1}}
 hydra:
   output_subdir: null
   sweep: {{dir: "${{outputs}}", subdir: "."}}
