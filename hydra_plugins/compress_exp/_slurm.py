@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +33,12 @@ ASK_SECONDS = (3.0, 30.0)  # between questions to SLURM, at first and later
 GRACE_SECONDS = 15.0  # for a result to show on a shared file system, and for SLURM to requeue what it ended
 KILL_SECONDS = 180.0  # from SIGTERM to SIGKILL at most; SLURM's KillWait is 30 by default
 ARRAY = 1000  # jobs of one array; the usual limit of a cluster is 1001
+WARNING = signal.SIGUSR2  # what SLURM sends before it takes a job off its node
+# A warning while Python imports would kill the job; so it waits until the stay can answer it.
+PATIENT = (
+    f"import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [{int(WARNING)}]); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ class Stay:
                 before(number, frame)
 
         signal.signal(signal.SIGTERM, note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [WARNING])
         cores = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE")
         done = self.sweep(self.overrides, self.number, environment.job_id, int(cores) if cores else None)
         if done.status is JobStatus.FAILED and told:
@@ -100,7 +109,8 @@ def launch(settings: SlurmLauncher, sweep: Remote, batch: Sequence[Sequence[str]
 
 
 def _submit(settings: SlurmLauncher, stays: Sequence[Stay]) -> list[Job[Any]]:
-    executor = SlurmExecutor(settings.submitit_folder, max_num_timeout=settings.max_num_timeout)
+    python = f"{shlex.quote(sys.executable)} -S -c {shlex.quote(PATIENT)}"
+    executor = SlurmExecutor(settings.submitit_folder, max_num_timeout=settings.max_num_timeout, python=python)
     try:
         executor.update_parameters(**_parameters(settings))
         with _own_environment():

@@ -124,9 +124,10 @@ def test_what_dies_with_a_requeued_job_is_no_failure(cluster: Cluster, parent: P
 
 @slurm
 def test_a_job_that_runs_out_of_time_goes_on_in_a_new_stay(parent: Parent, place: Path) -> None:
-    times = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=55"]
+    # SLURM looks every 30 s and warns up to 30 s too early, so between 15 s and 45 s after the start.
+    times = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=15"]
     process = start(parent, place, *times, "--", WAIT.format(0))
-    wait_for(lambda: len(stays(place, 0)) == 2, (place / "log").read_text, 60)
+    wait_for(lambda: len(stays(place, 0)) == 2, (place / "log").read_text, 120)
     go(place)
     assert finish(process, place)[0]["number"] == 0
 
@@ -186,6 +187,23 @@ def test_what_sbatch_refuses_is_one_sentence(parent: Parent, place: Path) -> Non
     assert process.wait(60) == 1
     last = (place / "log").read_text().splitlines()[-1]
     assert last.startswith("compress_exp.config.UserError: hydra.launcher: sbatch refuses: invalid partition specified")
+
+
+def test_a_warning_that_comes_while_python_still_imports_is_kept_for_the_job() -> None:
+    pytest.importorskip("submitit")
+    from hydra_plugins.compress_exp._slurm import PATIENT
+
+    job = (
+        "import signal; print('importing', flush=True); input(); heard = []; "
+        "signal.signal(signal.SIGUSR2, lambda *_: heard.append('warned')); "
+        "signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2]); print(heard)"
+    )
+    line = [sys.executable, "-S", "-c", PATIENT, "-c", job]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGUSR2)
+        answer, _ = process.communicate("\n", timeout=30)
+    assert answer == "['warned']\n"
 
 
 @pytest.mark.parametrize(
