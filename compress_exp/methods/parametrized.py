@@ -15,24 +15,44 @@ from compress_exp.methods.select import Target, original, weight_of
 Module = TypeVar("Module", bound=nn.Module)
 
 
-class Mask(nn.Module):
+class Gate(nn.Module):
+    """A parametrization that lets a part of a weight through and makes the rest exactly zero.
+
+    Attributes:
+        owner: the name of the method that moves it; empty where it only locks what an earlier stage pruned.
+    """
+
+    owner: str = ""
+
+    def kept(self, weight: Tensor) -> Tensor:
+        """Which entries of the trained tensor pass: bool, in its shape."""
+        raise NotImplementedError
+
+
+class Mask(Gate):
     """M ⊙ W: zeros that stay zeros whatever the optimiser does behind them.
 
     Attributes:
         mask: what is kept, bool, in the weight's shape.
-        owner: the name of the method that moves the mask; empty where it only locks what an earlier stage pruned.
+        score: what decides the order of pruning (the smallest go first), in the weight's shape; None where that is
+            looked up in the weight at the time.
     """
 
     mask: Tensor
+    score: Tensor | None
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.owner = ""
         self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
+        self.register_buffer("score", None)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Zero what is masked."""
         return weight * self.mask
+
+    def kept(self, weight: Tensor) -> Tensor:
+        """The mask."""
+        return self.mask
 
 
 def attach(target: Target, module: nn.Module) -> None:
@@ -54,11 +74,39 @@ def parametrized(model: nn.Module) -> Iterator[nn.Module]:
     return (module for module in model.modules() if parametrize.is_parametrized(module, "weight"))
 
 
+def owned(model: nn.Module, owner: str, kind: type[Module]) -> list[tuple[nn.Module, Module]]:
+    """The gates of a method, each once, with the first module that holds them, in the order of the modules."""
+    found: dict[int, tuple[nn.Module, Module]] = {}
+    for module in parametrized(model):
+        for gate in gates(module):
+            if gate.owner == owner and isinstance(gate, kind):
+                found.setdefault(id(gate), (module, gate))
+    return list(found.values())
+
+
+def gates(module: nn.Module) -> list[Gate]:
+    """What a module's weight passes through and may be zeroed by."""
+    parametrizations = getattr(module, "parametrizations", None)
+    if parametrizations is None or "weight" not in parametrizations:
+        return []
+    return [item for item in parametrizations["weight"] if isinstance(item, Gate)]
+
+
+def locked(module: nn.Module, owner: str) -> Tensor:
+    """What gates of others than `owner` let through: bool, in the weight's shape."""
+    weight = original(module)
+    kept = torch.ones_like(weight, dtype=torch.bool)
+    for gate in gates(module):
+        if gate.owner != owner:
+            kept &= gate.kept(weight)
+    return kept
+
+
 def lock(model: nn.Module) -> None:
-    """Mask what earlier stages pruned, wherever no mask is yet; tied weights get one mask."""
+    """Mask what earlier stages pruned, wherever nothing is masked yet; tied weights get one mask."""
     masks: dict[int, Mask] = {}
     for _, module in list(pruned_modules(model)):
-        if attached(module, Mask) is not None:
+        if gates(module):
             continue
         weight = original(module)
         if id(weight) not in masks:
@@ -68,10 +116,10 @@ def lock(model: nn.Module) -> None:
 
 
 def mark_masked(model: nn.Module) -> None:
-    """Mark every module whose mask holds zeros, so that its zeros outlive the mask."""
+    """Mark every module whose gates zero something, so that its zeros outlive them."""
     for module in parametrized(model):
-        mask = attached(module, Mask)
-        if mask is not None and not bool(mask.mask.all()):
+        weight = original(module)
+        if not all(bool(gate.kept(weight).all()) for gate in gates(module)):
             mark_pruned(module)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from compress_exp.config import UserError
 from compress_exp.methods.base import Method
-from compress_exp.methods.parametrized import Mask
+from compress_exp.methods.parametrized import Gate
 from compress_exp.methods.quant.fake import FakeQuantInput
 from compress_exp.training.module import CompressionModule
 
@@ -44,7 +44,7 @@ class PruneFinetuneModule(CompressionModule):
     def on_fit_start(self) -> None:
         """There must be something to prune."""
         super().on_fit_start()
-        if not any(isinstance(module, Mask) for module in self.model.modules()):
+        if not any(isinstance(module, Gate) for module in self.model.modules()):
             raise UserError("method.prune.select: no prunable weight matched")
 
 

@@ -10,7 +10,8 @@ from torch.nn.utils import prune as reference
 
 from compress_exp.config import FieldError, UserError
 from compress_exp.methods.parametrized import Mask, attached, bake, lock, mark_masked
-from compress_exp.methods.prune.magnitude import MagnitudePruning, magnitude_masks, smallest
+from compress_exp.methods.prune.magnitude import MagnitudePruning
+from compress_exp.methods.prune.ranking import ranked_masks, smallest
 from compress_exp.methods.select import Select, original, targets
 
 FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
@@ -33,7 +34,9 @@ def test_smallest_marks_exactly_the_count_and_breaks_ties_by_index(count):
 def test_masks_of_one_tensor_equal_torch_l1_unstructured(sparsity):
     torch.manual_seed(0)
     linear = torch.nn.Linear(31, 17)
-    ours = magnitude_masks([linear.weight], [torch.ones_like(linear.weight, dtype=torch.bool)], sparsity, "tensor")[0]
+    ours = ranked_masks([linear.weight.abs()], [torch.ones_like(linear.weight, dtype=torch.bool)], sparsity, "tensor")[
+        0
+    ]
     reference.l1_unstructured(linear, "weight", amount=sparsity)
     assert torch.equal(ours, linear.weight_mask.bool())
 
@@ -43,7 +46,9 @@ def test_global_masks_equal_torch_global_unstructured():
     layers = [torch.nn.Linear(16, 16), torch.nn.Linear(16, 40)]
     layers[1].weight.data *= 3
     weights = [layer.weight.detach().clone() for layer in layers]
-    ours = magnitude_masks(weights, [torch.ones_like(w, dtype=torch.bool) for w in weights], 0.4, "global")
+    ours = ranked_masks(
+        [w.abs() for w in weights], [torch.ones_like(w, dtype=torch.bool) for w in weights], 0.4, "global"
+    )
     reference.global_unstructured([(layer, "weight") for layer in layers], reference.L1Unstructured, amount=0.4)
     for mask, layer in zip(ours, layers, strict=True):
         assert torch.equal(mask, layer.weight_mask.bool())
@@ -52,7 +57,7 @@ def test_global_masks_equal_torch_global_unstructured():
 def test_energy_removed_from_a_gaussian_has_its_closed_form():
     weight = torch.randn(1000, 1000, generator=torch.Generator().manual_seed(0))
     for sparsity, expected in ((0.2, 0.0043), (0.5, 0.071)):
-        mask = magnitude_masks([weight], [torch.ones_like(weight, dtype=torch.bool)], sparsity, "tensor")[0]
+        mask = ranked_masks([weight.abs()], [torch.ones_like(weight, dtype=torch.bool)], sparsity, "tensor")[0]
         removed = float((weight * ~mask).square().sum() / weight.square().sum())
         assert abs(removed - expected) < 0.001
 
@@ -113,7 +118,7 @@ def test_masks_only_ever_lose_weights_whatever_cut_before(scope):
     weights = [torch.randn(10, 10, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
     before = [torch.ones(10, 10, dtype=torch.bool) for _ in weights]
     before[0].view(-1)[:80] = False
-    after = magnitude_masks(weights, before, 0.5, scope)
+    after = ranked_masks([w.abs() for w in weights], before, 0.5, scope)
     assert all(bool((new <= old).all()) for new, old in zip(after, before, strict=True))
     zeros = [int((~mask).sum()) for mask in after]
     assert zeros == [80, 50] if scope == "tensor" else sum(zeros) == 100
@@ -197,11 +202,11 @@ def test_coverage_zero_is_refused(tiny, context, method):
 
 @pytest.mark.parametrize(
     ("settings", "field"),
-    [({"sparsity": 1.5}, "sparsity"), ({"scope": "row"}, "scope"), ({"schedule": "x"}, "schedule")],
+    [({"sparsity": 1.5}, "sparsity"), ({"scope": "cell"}, "scope"), ({"schedule": "x"}, "schedule")],
 )
 def test_values_out_of_range_are_refused(settings, field, budget):
     with pytest.raises(FieldError) as caught:
-        MagnitudePruning(name="prune/magnitude", train=budget, **settings)
+        MagnitudePruning(name="prune/magnitude", train=budget, **({"sparsity": 0.5} | settings))
     assert caught.value.name == field
 
 

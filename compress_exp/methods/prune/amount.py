@@ -1,0 +1,110 @@
+"""How much to prune, as a share of the selected weights, as what is left of the model, or as the size of its file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+from compress_exp.config import FieldError, check_number
+from compress_exp.methods.parametrized import Gate
+from compress_exp.methods.select import original
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+HIGHEST = 0.999
+HEADER = 100  # bytes that a tensor's entry in the header of a safetensors file takes beside its name, about
+
+
+@dataclass(frozen=True, kw_only=True)
+class Amount:
+    """What a pruning is to reach; exactly one of the three is set.
+
+    Attributes:
+        sparsity: share of the selected weights that is zero, in [0, 0.999].
+        parameters: nonzero parameters of the whole model.
+        megabytes: size of `model.safetensors` in 10⁶ bytes, with pruned tensors as bitmask and float32 values.
+    """
+
+    sparsity: float | None
+    parameters: int | None
+    megabytes: float | None
+
+    def __post_init__(self) -> None:
+        given = {"sparsity": self.sparsity, "parameters": self.parameters, "megabytes": self.megabytes}
+        names = [name for name, value in given.items() if value is not None]
+        if len(names) != 1:
+            told = f"{' and '.join(names)} are set" if names else "none of them is set"
+            raise FieldError(
+                (names or ["sparsity"])[-1], f"exactly one of sparsity, parameters, megabytes is to be set; {told}"
+            )
+        check_number(names[0], given[names[0]], 0, HIGHEST if names[0] == "sparsity" else None)
+
+    def share(self, model: PreTrainedModel, modules: Sequence[nn.Module]) -> float:
+        """The share of the weights of these modules that must be zero.
+
+        Args:
+            model: the whole model; nothing of it is changed.
+            modules: the holders of the weights that are pruned, each weight once.
+
+        Raises:
+            FieldError: no share of them reaches it.
+        """
+        if self.sparsity is not None:
+            return self.sparsity
+        weights = [original(module) for module in modules]
+        count = sum(weight.numel() for weight in weights)
+        others, size = _rest(model, {id(weight) for weight in weights})
+        if self.parameters is not None:
+            share = (others + count - self.parameters) / count
+            return _checked("parameters", self.parameters, share, others + (1 - HIGHEST) * count, others + count)
+        assert self.megabytes is not None
+        fixed = size + count / 8
+        low, high = fixed + 4 * (1 - HIGHEST) * count, fixed + 4 * count
+        share = (high - self.megabytes * 1e6) / (4 * count)
+        return _checked("megabytes", self.megabytes, share, low / 1e6, high / 1e6)
+
+
+def _checked(name: str, value: float, share: float, low: float, high: float) -> float:
+    if not 0 <= share <= HIGHEST:
+        raise FieldError(
+            name, f"{value:g} cannot be reached by pruning these weights; from {low:.4g} to {high:.4g} can"
+        )
+    return share
+
+
+def _rest(model: PreTrainedModel, chosen: set[int]) -> tuple[int, float]:
+    """Nonzero entries and stored bytes of every tensor that is not chosen, with the headers of all."""
+    seen: set[int] = set()
+    nonzero, size = 0, 0.0
+    for name, module in model.named_modules():
+        if isinstance(module, Gate):
+            continue
+        for own, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            size += HEADER + len(f"{name}.{own}")
+            if id(parameter) in chosen:
+                size += HEADER + len(f"{name}.{own}")  # bitmask and values are two tensors
+                continue
+            kept, width = _passing(module, parameter), parameter.element_size()
+            nonzero += kept
+            size += min(parameter.numel() * width, parameter.numel() / 8 + kept * width)
+    return nonzero, size
+
+
+def _passing(module: nn.Module, parameter: Tensor) -> int:
+    """The entries that nothing locked zeroes."""
+    if not isinstance(module, ParametrizationList):
+        return parameter.numel()
+    kept = torch.ones_like(parameter, dtype=torch.bool)
+    for gate in module:
+        if isinstance(gate, Gate):
+            kept &= gate.kept(parameter)
+    return int(kept.sum())

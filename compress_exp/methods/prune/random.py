@@ -1,0 +1,27 @@
+"""Random pruning: the control that every criterion has to beat. Cost: no data, a float32 score for every weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from compress_exp.methods.base import Context
+from compress_exp.methods.prune.base import Pruning
+from compress_exp.methods.select import Target
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomPruning(Pruning):
+    """Rank by uniform numbers, the same on every device for the same seed."""
+
+    def fixed_scores(self, model: PreTrainedModel, chosen: Sequence[Target], context: Context) -> list[Tensor]:
+        """One seeded draw for every weight."""
+        generator = torch.Generator().manual_seed(context.seed)
+        return [torch.rand(target.weight.shape, generator=generator).to(context.device) for target in chosen]
