@@ -25,7 +25,7 @@ def test_step_seeds_depend_on_all_their_arguments():
 def test_progress_ends_at_exactly_one_and_is_held_through_a_round(tiny, budget):
     single = CompressionModule(tiny("bert"), None, TaskLoss(), (), budget, 7, 0)
     assert [single.progress(step) for step in range(7)][-1] == 1.0
-    method = MagnitudePruning(name="prune/magnitude", train=budget, rounds=3)
+    method = MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.5, schedule="cubic", rounds=3)
     rounds = PruneFinetuneModule(tiny("bert"), None, TaskLoss(), (method,), budget, 4, 0)
     assert rounds.total_steps == 12
     assert [rounds.progress(step) for step in range(12)] == pytest.approx([1 / 3] * 4 + [2 / 3] * 4 + [1.0] * 4)
@@ -46,7 +46,7 @@ def test_the_teacher_is_frozen_and_in_no_state(tiny, budget):
 
 
 def test_flows_follow_the_families(budget):
-    prune = MagnitudePruning(name="prune/magnitude", train=budget)
+    prune = MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.5, schedule="cubic")
     assert flow_of((prune,)) is PruneFinetuneModule
     assert flow_of(()) is CompressionModule
     with pytest.raises(UserError, match="no prunable weight"):

@@ -122,7 +122,7 @@ class Pruning(Method):
         masks = ranked_masks(scores, kept, sparsity, self.scope)
         if not all(bool(mask.any()) for mask in masks):
             raise UserError(
-                f"method.prune: {self.name} at a sparsity of {sparsity:.3g} with scope={self.scope} prunes a whole tensor "
+                f"method.prune: {self.name} at sparsity {sparsity:.3g} with scope={self.scope} prunes a whole tensor "
                 "to nothing; prune less, or set method.prune.scope=tensor"
             )
         return [_turn(mask, turn) for mask, turn in zip(masks, turned, strict=True)]
