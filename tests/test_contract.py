@@ -38,10 +38,10 @@ SETTINGS = {  # what three steps and small widths need
     "prune/block_movement": ["block=[8,8]"],
     "prune/lottery_ticket": ["rounds=2", "scope=tensor"],
     "prune/snip": ["scope=tensor"],
-    "prune/soft_movement": ["trim=true", "sparsity=0.5"],
-    "prune/l0": ["trim=true", "sparsity=0.5"],
-    "prune/l1": ["trim=true", "sparsity=0.5"],
-    "prune/group_lasso": ["trim=true", "sparsity=0.5"],
+    "prune/soft_movement": ["trim=true", "sparsity=0.5", "scope=tensor"],
+    "prune/l0": ["trim=true", "sparsity=0.5", "scope=tensor"],
+    "prune/l1": ["trim=true", "sparsity=0.5", "scope=tensor"],
+    "prune/group_lasso": ["trim=true", "sparsity=0.5", "scope=tensor"],
 }
 FIRST = ("prune/lottery_ticket",)  # what begins before the baseline was trained
 FILES = ("model.safetensors", "config.json", "history.csv")
