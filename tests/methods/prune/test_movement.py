@@ -146,11 +146,12 @@ def test_the_penalty_closes_a_soft_mask_and_trimming_lands_on_the_amount(tiny, c
     soft = SoftMovementPruning(
         name="prune/soft_movement",
         train=budget,
-        strength=0.02,
-        score_learning_rate=0.3,
+        strength=0.003,
+        score_learning_rate=0.2,
         end=0.5,
         trim=True,
-        sparsity=0.97,
+        sparsity=0.7,
+        scope="tensor",
     )
     free = replace(soft, trim=False, sparsity=None)
     reached = {}
