@@ -9,6 +9,10 @@ import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
 
+from compress_exp.config import UserError
+
+ANSWER_SECONDS = 3.0
+
 
 def has_key(server: str) -> bool:
     """Whether an account is set up: WANDB_API_KEY, or the server's entry in netrc (what `wandb login` writes)."""
@@ -19,6 +23,18 @@ def has_key(server: str) -> bool:
     except (OSError, netrc.NetrcParseError):
         return False
     return urlsplit(server).hostname in hosts
+
+
+def check_server(server: str) -> None:
+    """Require an account on a server that answers.
+
+    Raises:
+        UserError: which of them is missing, and what to do.
+    """
+    if not has_key(server):
+        raise UserError(f"there is no key for {server}: `wandb login` or WANDB_API_KEY sets one")
+    if not answers(server, ANSWER_SECONDS):
+        raise UserError(f"{server} does not answer; try again when it does")
 
 
 def answers(server: str, timeout: float) -> bool:

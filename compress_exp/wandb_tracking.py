@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from compress_exp.config import check_choice, check_number
 from compress_exp.manifest import sweep_of
 from compress_exp.tracking import Json, Tracking, flatten, summary
-from compress_exp.wandb_account import answers, has_key
+from compress_exp.wandb_account import ANSWER_SECONDS, answers, has_key
 
 if TYPE_CHECKING:
     import wandb
 
 log = logging.getLogger("compress_exp")
 Mode = Literal["online", "offline"]
-ANSWER_SECONDS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +63,13 @@ class WandbTracking(Tracking):
         """Whether the record that is in a run's directory now was sent, or kept for `wandb sync`."""
         return self._asked == "disabled" or super().done(directory)
 
+    def sent(self, directory: Path) -> bool:
+        """Whether the server has the record that is in a run's directory now, as far as is known here."""
+        shown = self._shown(directory)
+        return super().done(directory) and (
+            shown["mode"] == "online" or not _sessions(directory.resolve().parents[1] / "wandb", shown)[1]
+        )
+
     @property
     def _asked(self) -> str:
         """The mode that was asked for; in "auto" WANDB_MODE may say which."""
@@ -74,21 +80,19 @@ class WandbTracking(Tracking):
         if self._asked == "disabled":
             return None
         place = directory.resolve().parents[1] / "wandb"
-        with _inside(place):
-            import wandb
-
-            server = str(wandb.setup(wandb.Settings(silent=True)).settings.base_url)
-            if (run := self._reach(server, record, config, place.parent)) is not None:
+        with own_places(place):
+            if (run := self._reach(record, config, place.parent)) is not None:
                 return self._online(run, record, curves, place, directory)
             return self._offline(record, curves, config, place, directory)
 
-    def _reach(self, server: str, record: Json, config: Json, outputs: Path) -> wandb.Run | None:
+    def _reach(self, record: Json, config: Json, outputs: Path) -> wandb.Run | None:
         """An online session; None where it is kept offline, which is said unless it was asked for."""
         import wandb
 
         until = time.monotonic() + self.timeout
         if self._asked == "offline":
             return None
+        server = address(outputs)
         if not has_key(server):
             level = logging.INFO if self._asked == "auto" else logging.WARNING
             log.log(level, "tracking: there is no key for %s; kept offline, `wandb sync` sends it", server)
@@ -219,8 +223,16 @@ def _sessions(place: Path, shown: Json) -> tuple[list[str], list[str]]:
     return [name for name in names if name not in unsent], unsent
 
 
+def address(outputs: Path) -> str:
+    """The server that wandb is set up for."""
+    with own_places(outputs / "wandb"):
+        import wandb
+
+        return str(wandb.setup(wandb.Settings(silent=True)).settings.base_url)
+
+
 @contextmanager
-def _inside(directory: Path) -> Iterator[None]:
+def own_places(directory: Path) -> Iterator[None]:
     """Keep wandb's caches and staging under our own directory, and its waiting short.
 
     It reads the environment only; what the user set there counts. While a server is silent, its telemetry would hold up

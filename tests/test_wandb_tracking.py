@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from compress_exp.wandb_tracking import WandbTracking
 from tests.wandb_server import Wandb, serve
 
 ID = "abc123"
-KEY = "planted0" * 5
 RUN = {"id": ID, "name": f"tiny-{ID}", "model": "tiny", "task": "reviews", "method": ["prune"]}
 CURVES: list[dict[str, float]] = [{"step": 5 * step, "train/loss": 1 / (step + 1)} for step in range(40)]
 OFFLINE = WandbTracking(mode="offline", timeout=5)
@@ -41,27 +39,6 @@ directory = Path(sys.argv[1])
 given = json.loads((directory / "record.json").read_text())
 WandbTracking(mode="offline").log(given, json.loads(sys.argv[2]), {}, directory)
 """
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Wandb]:
-    """A server, an account on it, and a home directory of its own; the key is in no file and no line of the log."""
-    import wandb
-
-    caplog.set_level(logging.DEBUG)
-
-    with serve() as state:
-        (tmp_path / "home").mkdir()
-        for name, value in {"HOME": str(tmp_path / "home"), "WANDB_BASE_URL": state.address}.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
-        monkeypatch.delenv("WANDB_MODE", raising=False)
-        wandb.teardown()  # it reads the environment once
-        yield state
-        wandb.teardown()
-        assert not state.unknown
-        assert KEY not in caplog.text
-        assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 
 def measured(outputs: Path, quality: float) -> tuple[dict[str, Any], Path]:

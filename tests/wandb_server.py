@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+WANDB_KEY = "planted0" * 5
+
 
 @dataclass
 class ServerRun:
@@ -69,7 +71,7 @@ class Wandb:
     def answer(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
         upload = f"{self.address}/upload"
         match operation:
-            case "Viewer":
+            case "Viewer" | "GetDefaultEntity":
                 return {"viewer": {"id": "u", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}}
             case "ServerFeaturesQuery":
                 return {"serverInfo": {"features": []}}
@@ -103,9 +105,10 @@ class Wandb:
             case "GetProjects":
                 nodes = [{"node": self.project(name), "cursor": name} for name in self.projects]
                 return {"models": {"edges": nodes, "pageInfo": {"endCursor": None, "hasNextPage": False}}}
-            case "CreateProject" | "UpsertModel":
-                self.projects.append(given["name"])
-                return {"upsertModel": {"model": self.project(given["name"]), "project": self.project(given["name"])}}
+            case "CreateProject":
+                name = given["input"]["name"]
+                self.projects.append(name)
+                return {"result": {"project": self.project(name), "model": self.project(name), "inserted": True}}
             case "ProjectInternalId":
                 return {"project": {"id": "p", "internalId": "1"}}
             case "View" | "ProjectViews":
@@ -117,7 +120,8 @@ class Wandb:
         return {}
 
     def project(self, name: str) -> dict[str, Any]:
-        return {"id": "p", "name": name, "entityName": "me", "createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False}
+        node = {"id": "p", "name": name, "entityName": "me", "createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False}
+        return node | {"user": None}
 
     def found(self, given: dict[str, Any]) -> dict[str, Any]:
         """The views of a project, of one type, of one name where one is given."""
