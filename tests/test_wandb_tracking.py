@@ -191,14 +191,11 @@ def test_a_silent_server_does_not_hold_up_the_end_of_the_process(server: Wandb, 
     assert time.monotonic() - started < 5 + 4  # and what importing wandb takes
 
 
-def test_a_server_that_is_killed_costs_a_bounded_time_and_is_shown_the_run_later(
-    server: Wandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "2")
+def test_a_server_that_is_killed_costs_a_bounded_time_and_is_shown_the_run_later(server: Wandb, tmp_path: Path) -> None:
     server.gone_from = "file_stream"
     started = time.monotonic()
     directory = log(WandbTracking(finish_timeout=3), tmp_path, 0.1)
-    assert time.monotonic() - started < 3 + 2 + 4
+    assert time.monotonic() - started < 3 + 10 + 7  # seven for a busy machine
     assert server.broken.is_set() and not ONLINE.done(directory)
     with serve(server):
         log(WandbTracking(), tmp_path, 0.1)

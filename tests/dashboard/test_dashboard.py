@@ -132,3 +132,12 @@ def test_without_the_extra_it_is_one_sentence(
     for flags in ([], ["--dry-run"]):
         assert main(flags) == 1
         assert "pip install 'compress_exp[dashboard]'" in capsys.readouterr().err
+
+
+def test_help_needs_nothing_heavy() -> None:
+    code = (
+        "import sys; from compress_exp.dashboard.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    )
+    code += "print({'hydra', 'torch', 'wandb', 'wandb_workspaces'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CONF.parent, check=True)
+    assert "--push" in done.stdout and done.stdout.endswith("set()\n")
