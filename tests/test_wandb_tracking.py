@@ -176,7 +176,7 @@ def test_a_server_that_falls_silent_delays_the_start_by_five_seconds(
     server.silent_from = operation
     directory = log(WandbTracking(), tmp_path / "silent", 0.1)
     assert server.asked[0] == "/healthz" and server.broken.is_set()
-    assert time.monotonic() - started - usual < 5 + 1  # a second for a busy machine
+    assert time.monotonic() - started - usual < 5 + 3  # three for a busy machine
     assert WandbTracking().done(directory) and len(sessions(tmp_path / "silent")) == 1
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert line.startswith("tracking: ") and line.endswith("; kept offline")
@@ -188,7 +188,7 @@ def test_a_silent_server_does_not_hold_up_the_end_of_the_process(server: Wandb, 
     program = KILLED.replace("== 20", "== -1").replace('mode="offline"', "")
     started = time.monotonic()
     subprocess.run([sys.executable, "-c", program, str(directory), json.dumps(CURVES)], check=True)
-    assert time.monotonic() - started < 5 + 4  # and what importing wandb takes
+    assert time.monotonic() - started < 5 + 8  # and imports on a busy machine
 
 
 def test_a_server_that_is_killed_costs_a_bounded_time_and_is_shown_the_run_later(server: Wandb, tmp_path: Path) -> None:
