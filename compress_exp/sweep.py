@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from compress_exp.config import UserError, build
 from compress_exp.errors import SweepFailed, explain, make_outputs, refusal, sentence
 from compress_exp.lease import SECONDS, holder
-from compress_exp.manifest import FAILED, FINISHED, MISSING, REFUSED, RUNNING, Manifest, Member, fingerprint
+from compress_exp.manifest import FAILED, FINISHED, MISSING, REFUSED, RUNNING, Manifest, Member, fingerprint, kept
 from compress_exp.overrides import parse
 from compress_exp.progress import failure
 from compress_exp.report.records import finished, keep_score
@@ -162,8 +162,10 @@ class Sweep:
         done = [member for member in self.everything if member.state is FINISHED and member.identity]
         ids = [member.identity.run for member in done if member.identity and member.identity.until is None]
         if ids and not self.dry:
+            from compress_exp.report.card import complete
             from compress_exp.report.summary import report
 
+            complete(self.outputs, ids)
             try:
                 report(self.outputs, ids)
             except Exception as error:  # the failures below are still to be told
@@ -188,7 +190,7 @@ class Sweep:
         if self.identify is None:
             self.compose(overrides)
             return Member(overrides)
-        if (identity := self.known.get(overrides)) is not None:
+        if (identity := self.known.get(kept(overrides))) is not None:
             return Member(overrides, identity)
         config = self.compose(overrides)
         own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])

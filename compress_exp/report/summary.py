@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compress_exp.report.page.describe import safe
 from compress_exp.report.records import Record, read
 from compress_exp.report.table import BASELINE, SETTING, Row, rows
+from compress_exp.secrecy import hide, safe
 
 Format = Callable[[Row], str]
 
@@ -43,9 +43,9 @@ def report(
     found, problems = read(outputs)
     everything = [safe(record) for record in found]
     for problem in problems:
-        console.print(problem, markup=False, highlight=False, soft_wrap=True)
+        console.print(hide(problem), markup=False, highlight=False, soft_wrap=True)
     if not everything:
-        console.print(f"{outputs}: there are no finished runs", markup=False, soft_wrap=True)
+        console.print(hide(f"{outputs}: there are no finished runs"), markup=False, soft_wrap=True)
         return []
     if tasks is not None:
         known_tasks = sorted({str(record["run"].get("task")) for record in everything})
@@ -62,7 +62,7 @@ def report(
     paths = write(rows(everything), outputs, everything, tasks)
     runs = "1 run" if len(everything) == 1 else f"all {len(everything)} runs"
     names = ", ".join(path.name for path in paths[:-1])
-    console.print(f"{paths[-1]}: {runs}; beside it {names}", markup=False, highlight=False, soft_wrap=True)
+    console.print(hide(f"{paths[-1]}: {runs}; beside it {names}"), markup=False, highlight=False, soft_wrap=True)
     return paths
 
 
