@@ -158,10 +158,11 @@ class Sweep:
         return finished(self._directory(member), identity.every_stage, identity.score)
 
     def close(self) -> None:
-        """Show the table of what is finished, then a sentence for each failure."""
+        """Show the table of what is finished, write the page, then tell a sentence for each failure."""
         done = [member for member in self.everything if member.state is FINISHED and member.identity]
         ids = [member.identity.run for member in done if member.identity and member.identity.until is None]
-        if ids and not self.dry:
+        failed = self.identify is not None and any(member.state is FAILED for member in self.everything)
+        if (ids or failed) and not self.dry:
             from compress_exp.report.card import complete
             from compress_exp.report.summary import report
 
