@@ -100,12 +100,13 @@ class Section:
         name, higher, entries = self.metric, self.higher_is_better, self.entries
         return {
             "entries": [self._facts(entry, by_artifact, histories) for entry in entries],
+            "higher": higher,
             "figures": {
                 "size": scatter(entries, megabytes, "size, MB", name, higher, style),
                 "latency": scatter(entries, milliseconds, "p50, ms", name, higher, style),
                 "parallel": parallel(entries, name, style),
                 "bars": bars(entries, name, higher, style),
-                "shapes": latency(entries, higher, style),
+                "shapes": latency(entries, style),
                 "cost": cost(self.records),
             },
         }
