@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 
-from compress_exp.secrecy import hide
+from compress_exp.secrecy import kept
 
 
 def command() -> str:
     """As one types it, without secrets and the home directory."""
-    return shlex.join(["python", "-m", "compress_exp", *map(hide, sys.argv[1:])])
+    return shlex.join(["python", "-m", "compress_exp", *kept(sys.argv[1:])])

@@ -17,7 +17,7 @@ from typing import Any
 
 from compress_exp.command import command
 from compress_exp.config import SOURCE_CONF, plain
-from compress_exp.secrecy import HIDDEN, hide
+from compress_exp.secrecy import HIDDEN, hide, kept
 from compress_exp.store import digest, write_json
 
 SCHEMA = 1
@@ -106,7 +106,7 @@ class Manifest:
         self.watched: dict[str, Any] = {}
 
     def known(self) -> dict[tuple[str, ...], Identity]:
-        """The identities that still hold, by overrides as `kept`; none where configuration or watched paths changed."""
+        """The identities that still hold, by `kept` overrides; none if the configuration or a watched path changed."""
         try:
             content = json.loads(self.path.read_text())
             if content["schema"] != SCHEMA or content["fingerprint"] != self.fingerprint:
@@ -130,7 +130,7 @@ class Manifest:
         nothing = dict.fromkeys(item.name for item in fields(Identity))
         rows = [
             {
-                "overrides": list(kept(member.overrides)),
+                "overrides": kept(member.overrides),
                 **(asdict(member.identity) if member.identity else nothing),
                 "state": member.state,
                 "reason": member.reason and hide(member.reason),
@@ -140,11 +140,6 @@ class Manifest:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         content = self.head | {"updated": _now(), "fingerprint": self.fingerprint, "watched": self.watched}
         write_json(self.path, content | {"members": rows})
-
-
-def kept(overrides: Iterable[str]) -> tuple[str, ...]:
-    """Overrides as they are written down: without secrets, and with `~` for the home directory."""
-    return tuple(map(hide, overrides))
 
 
 def fingerprint(root: Any, sources: Iterable[tuple[str, str]], arguments: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ from compress_exp.plan import Plan, disk_bytes, identity, plan
 from compress_exp.progress import STATUS, reported
 from compress_exp.report.card import complete
 from compress_exp.report.records import finished, keep_score, read_record
-from compress_exp.secrecy import safe
+from compress_exp.secrecy import kept, safe
 from compress_exp.store import Store, digest, replace_directory, write_json
 
 log = logging.getLogger("compress_exp")
@@ -204,7 +204,7 @@ def overrides() -> list[str]:
     """What this run sets differently from the configuration files."""
     from hydra.core.hydra_config import HydraConfig
 
-    return [str(item) for item in HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
+    return kept(map(str, HydraConfig.get().overrides.task)) if HydraConfig.initialized() else []
 
 
 def show_plan(planned: Plan, store: Store, directory: Path) -> None:

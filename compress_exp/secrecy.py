@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 _NAME = re.compile(r"(^|_)(api_?key|access_?key|token|secret|password|passwd)$", re.IGNORECASE)
-_PASSWORD = re.compile(r"(://[^/:@\s]*):.*@(?=[^@]*$)", re.DOTALL)
+_PASSWORD = re.compile(r"(://[^/:@\s]*):\S*@(?=[^@\s]*(?:\s|$))")
+_ANY_PASSWORD = re.compile(r"(://[^/:@\s]*):.*@(?=[^@]*$)", re.DOTALL)
 _NAMED = re.compile(r"(\b\w*(?:api_?key|access_?key|token|secret|password|passwd)(?!s=)\w*=)[^\s&]+", re.IGNORECASE)
 _KNOWN = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|wandb_v\d+_\w{20,}|gh[pousr]_\w{30,}|sk-[\w-]{20,})")
 SHORTEST = 8
@@ -21,14 +22,22 @@ HIDDEN = "…"
 NUMBERS = ("size", "latency", "memory", "cost", "score")
 
 
-def hide_secrets(text: str) -> str:
-    """The text without the passwords of URLs, what is named or looks like a secret, and secrets of the environment."""
-    return _hider()(text)
+def hide_secrets(argument: str) -> str:
+    """One argument without the password of a URL, whatever is in it, and without all that `hide` takes for secret."""
+    return _hider()(_ANY_PASSWORD.sub(rf"\1:{HIDDEN}@", argument))
 
 
 def hide(text: str) -> str:
-    """The text without secrets, and with `~` for the home directory."""
-    return _homeless()(hide_secrets(text))
+    """The text without secrets, and with `~` for the home directory.
+
+    Secrets are passwords of URLs, what is named or looks like a key or token, and what the environment names like one.
+    """
+    return _homeless()(_hider()(text))
+
+
+def kept(arguments: Iterable[str]) -> list[str]:
+    """Arguments of a command line as they are written down."""
+    return [hide(hide_secrets(argument)) for argument in arguments]
 
 
 def clean(node: Any) -> Any:

@@ -27,10 +27,11 @@ from omegaconf import DictConfig, OmegaConf
 from compress_exp.config import UserError, build
 from compress_exp.errors import SweepFailed, explain, make_outputs, refusal, sentence
 from compress_exp.lease import SECONDS, holder
-from compress_exp.manifest import FAILED, FINISHED, MISSING, REFUSED, RUNNING, Manifest, Member, fingerprint, kept
+from compress_exp.manifest import FAILED, FINISHED, MISSING, REFUSED, RUNNING, Manifest, Member, fingerprint
 from compress_exp.overrides import parse
 from compress_exp.progress import failure
 from compress_exp.report.records import finished, keep_score
+from compress_exp.secrecy import kept
 from compress_exp.store import Store
 from compress_exp.waves import Task, next_wave
 
@@ -191,7 +192,7 @@ class Sweep:
         if self.identify is None:
             self.compose(overrides)
             return Member(overrides)
-        if (identity := self.known.get(kept(overrides))) is not None:
+        if (identity := self.known.get(tuple(kept(overrides)))) is not None:
             return Member(overrides, identity)
         config = self.compose(overrides)
         own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])

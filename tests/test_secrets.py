@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from compress_exp.overrides import at_home
-from compress_exp.secrecy import HIDDEN, clean, hide, safe
+from compress_exp.secrecy import HIDDEN, clean, hide, kept, safe
 from tests.experiments import write_data
 
 ROOT = Path(__file__).parents[1]
@@ -108,6 +108,8 @@ def test_a_model_and_a_teacher_at_home_and_a_failure_are_told_without_them(
         (f"in {TOKEN}.", "in …."),
         ("a=/home/me/x:/home/me", "a=~/x:~"),
         ("'/home/me'", "'~'"),
+        ("http://proxy:3128 refused me@host", "http://proxy:3128 refused me@host"),
+        ("http://a:b@c and http://d:e@f:1/g", "http://a:…@c and http://d:…@f:1/g"),
         ("/srv/home/me/x /home/me2 /home/me.old", "/srv/home/me/x /home/me2 /home/me.old"),
     ],
 )
@@ -115,6 +117,10 @@ def test_texts(text: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert hide(text) == shown
     assert clean({"a": [text], "api_key": "x"}) == {"a": [shown]}
+
+
+def test_an_argument_hides_a_password_with_anything_in_it() -> None:
+    assert kept(["x=db://me:a b@c\n@host/d", "y=1"]) == ["x=db://me:…@host/d", "y=1"]
 
 
 def test_a_key_of_the_environment_is_hidden_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,7 @@ def render(
     labels = [step.label for step in line.steps] if line.is_dense else [step.label for step in line.steps[1:]]
     title = " · ".join([names.model, names.task, " → ".join(labels)])
     badges = dict.fromkeys(badge for found in measured for badge in found.badges)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), finalize=markdown.escape, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    environment.filters |= {"fenced": markdown.fenced, "join_cells": _cells}
-    body = environment.get_template("card.md.j2").render(
+    body = _template().render(
         title=title,
         line=line,
         names=names,
@@ -68,6 +64,16 @@ def render(
     )
     body = re.sub(r"\n{3,}", "\n\n", body)
     return str(ModelCard(f"---\n{_metadata(line, names, measured, title).to_yaml()}\n---\n\n{body}"))
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), finalize=markdown.escape, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.filters |= {"fenced": markdown.fenced, "join_cells": _cells}
+    return environment.get_template("card.md.j2")
 
 
 def _metadata(line: Lineage, names: Names, measured: Sequence[Measured], title: str) -> ModelCardData:

@@ -38,7 +38,7 @@ def publish_card(artifacts: Path, key: str, names: Names) -> None:
     try:
         if not (artifacts / key / CARD).exists():
             records = read(artifacts.parent)[0]
-            _write(artifacts, key, _about(records).get(key, []), records, names)
+            _Bundle(artifacts, records).write(key, _about(records).get(key, []), names)
     except Exception as error:
         _warn(artifacts / key, error)
 
@@ -57,12 +57,23 @@ def complete(outputs: Path, runs: Collection[str]) -> None:
             about = _about(records)
             asked = [record for record in records if str(record["run"]["id"]) in runs]
             stale = [key for key in _about(asked) if _outdated(artifacts, key, about[key])]
-            for key in stale:
-                _write(artifacts, key, about[key], records)
             if not stale:
                 return
+            bundle = _Bundle(artifacts, records)
+            failures = [error for key in stale if (error := _tried(bundle, key, about[key])) is not None]
+            if failures:
+                raise failures[0]
     except Exception as error:
         _warn(artifacts, error)
+
+
+def _tried(bundle: _Bundle, key: str, about: Sequence[Record]) -> Exception | None:
+    """Write one card of several: what fails takes no other along."""
+    try:
+        bundle.write(key, about)
+    except Exception as error:
+        return error
+    return None
 
 
 def _about(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -87,27 +98,54 @@ def _outdated(artifacts: Path, key: str, records: Sequence[Record]) -> bool:
         return True
 
 
-def _write(
-    artifacts: Path, key: str, about: Sequence[Record], records: Sequence[Record], names: Names | None = None
-) -> None:
-    from compress_exp.report.card.measured import in_passing, measured
-    from compress_exp.report.card.render import render
-    from compress_exp.report.page.majority import Majority
+class _Bundle:
+    """Cards that are written from the same records.
 
-    dense = {str(record["origin"].get("baseline")) for record in about}
-    controls = [item for item in records if (item.get("origin") or {}).get("baseline") in dense]
-    shown = {str(record["run"]["id"]): safe(record) for record in [*about, *controls]}
-    own = [shown[str(record["run"]["id"])] for record in about]
-    names = Names.of(own) if own or names is None else names
-    text = render(
-        key,
-        lineage(artifacts, key, names),
-        names,
-        measured(key, own, list(shown.values()), Majority(artifacts.parent / "evaluations")),
-        in_passing(key, own),
-        _stamp(about),
-    )
-    _replace(artifacts, key, text)
+    Args:
+        artifacts: the directory of all artifacts.
+        records: of all runs, as they were read.
+    """
+
+    def __init__(self, artifacts: Path, records: Sequence[Record]) -> None:
+        self.artifacts, self.records = artifacts, records
+        self.shown: dict[str, Record] = {}
+
+    def write(self, key: str, about: Sequence[Record], names: Names | None = None) -> None:
+        """Write the card of one artifact.
+
+        Args:
+            key: of the artifact.
+            about: the records that speak of it.
+            names: where there are none.
+        """
+        from compress_exp.report.card.measured import in_passing, measured
+        from compress_exp.report.card.render import render
+        from compress_exp.report.page.majority import Majority
+
+        dense = {_dense(record) for record in about}
+        own = [self._safe(record) for record in about]
+        controls = [self._safe(item) for item in self.records if _dense(item) in dense]
+        names = Names.of(own) if own or names is None else names
+        text = render(
+            key,
+            lineage(self.artifacts, key, names),
+            names,
+            measured(key, own, controls, Majority(self.artifacts.parent / "evaluations")),
+            in_passing(key, own),
+            _stamp(about),
+        )
+        _replace(self.artifacts, key, text)
+
+    def _safe(self, record: Record) -> Record:
+        name = str(record["run"]["id"])
+        if name not in self.shown:
+            self.shown[name] = safe(record)
+        return self.shown[name]
+
+
+def _dense(record: Record) -> str:
+    origin = record.get("origin")
+    return str(origin.get("baseline")) if isinstance(origin, dict) else "None"
 
 
 def _stamp(records: Sequence[Record]) -> str:
