@@ -34,6 +34,7 @@ PAIRS += [
 ]
 TRAINED = [name for name in VARIANTS if "max_steps: 0" not in (CONF / "method" / f"{name}.yaml").read_text()]
 RESUMED = [(variant, family) for variant in TRAINED for family in FAMILIES]
+SHRINKING = [f"prune/{name}" for name in ("heads", "neurons", "structured", "layers")]
 FILES = ("model.safetensors", "config.json", "history.csv")
 
 
@@ -107,15 +108,20 @@ def _die_at_step_two(self, trainer, *rest):
 
 @pytest.mark.parametrize(("variant", "family"), [(v, f) for v, f in PAIRS if f in FAMILIES])
 def test_pruned_weights_stay_pruned_in_every_later_stage(variant, family, place, data, dense, store):
-    plan = planned(family, data, f"method=[prune,{variant}]") if not variant.startswith("prune") else None
-    if plan is None:
-        plan = planned(family, data, "method=prune", f"+method@method.prune2={variant}", "method.prune2.sparsity=0.7")
+    overrides = [f"method=[prune,{variant}]"]
+    if variant.startswith("prune"):
+        more = "method.prune2.sparsity=" + ("0.5" if variant in SHRINKING else "0.7")
+        overrides = ["method=prune", f"+method@method.prune2={variant}", more]
+    plan = planned(family, data, *overrides)
     base = dense(plan)
     pruned = store.get(plan.stage_recipe(0), lambda d, check: run_stage(plan, 0, base, base, d), "prune")
     directory = place / "after" / f"{variant.replace('/', '.')}-{family}"
     directory.mkdir(parents=True)
     model = apply_stage(plan, 1, pruned, base, directory).model
     before, after = dict(pruned_modules(load(pruned))), dict(pruned_modules(model))
+    if variant in SHRINKING:
+        untrained = planned(family, data, *overrides, "method.prune2.train.max_steps=0")
+        before = dict(pruned_modules(apply_stage(untrained, 1, pruned, base, directory).model))
     assert after
     for name, module in after.items():
         if variant.startswith("distill"):
