@@ -29,9 +29,10 @@ FAMILIES = ("bert", "gpt2", "t5")
 PAIRS = [(variant, family) for variant in VARIANTS for family in FAMILIES]
 PAIRS += [
     (variant, family)
-    for variant in ("finetune", "prune/magnitude", "quant/static", "distill/hard")
+    for variant in ("finetune", "prune/magnitude", "prune/structured", "quant/static", "distill/hard")
     for family in ("albert", "bart")
 ]
+PAIRS.append(("prune/layers", "bart"))
 TRAINED = [name for name in VARIANTS if "max_steps: 0" not in (CONF / "method" / f"{name}.yaml").read_text()]
 RESUMED = [(variant, family) for variant in TRAINED for family in FAMILIES]
 SHRINKING = [f"prune/{name}" for name in ("heads", "neurons", "structured", "layers")]
