@@ -9,7 +9,7 @@ Cost: a forward pass of the teacher per step; no extra memory but the teacher's 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -62,6 +62,8 @@ class Student(Method):
     layers: int | None = None
     encoder_layers: int | None = None
     decoder_layers: int | None = None
+
+    replaces_model: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -144,11 +144,14 @@ class Removal(Method):
     calibration: int = 16
 
     shrinks: ClassVar[bool] = True
+    replaces_model: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.rounds > 1:
             raise FieldError("rounds", f"{self.name} removes at once, before training; set 1")
+        if self.rewind is not None:
+            raise FieldError("rewind", f"{self.name} removes at once, before training; set null")
         check_number("calibration", self.calibration, 1)
         _ = self.amount
 

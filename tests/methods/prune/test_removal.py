@@ -196,6 +196,7 @@ def test_what_cannot_be_is_said_before_anything_trains(method, facts):
         ({}, "exactly one of sparsity, parameters, megabytes"),
         ({"sparsity": 0.5, "parameters": 7}, "exactly one of"),
         ({"sparsity": 0.5, "rounds": 2}, "rounds: "),
+        ({"sparsity": 0.5, "rewind": 0.1}, "rewind: "),
         ({"sparsity": 0.5, "calibration": 0}, "calibration: "),
     ):
         with pytest.raises(FieldError, match=message):
