@@ -16,7 +16,7 @@ from compress_exp.config import CONF, UserError
 from compress_exp.export.artifact import load
 from compress_exp.layers.int8 import Int8Linear
 from compress_exp.layers.surgery import pruned_modules
-from compress_exp.models.families.base import is_conv1d
+from compress_exp.models.families.base import blocks, family_of, is_conv1d
 from compress_exp.pipeline import apply_stage, publish, run_stage
 from compress_exp.training.forward import forward_logits
 from compress_exp.training.trainer import Bar
@@ -168,7 +168,30 @@ def test_what_begins_before_the_baseline_comes_first(variant, data):
         planned("bert", data, "method=prune", *chosen(variant, "prune2"))
 
 
-@pytest.mark.parametrize("variant", [name for name in TRAINED if name.startswith("prune")])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("variant", SHRINKING)
+def test_smaller_models_are_quantized_at_once(variant, family, place, data, dense):
+    plan = planned(family, data, f"method=[{variant},quant]", "stages=[[prune,quant]]")
+    base = dense(plan)
+    directory = place / "at-once" / f"{variant.replace('/', '.')}-{family}"
+    directory.mkdir(parents=True)
+    built = apply_stage(plan, 0, base, base, directory)
+    dense_ones, packed = (
+        [module for block in blocks(model, family_of(family)).values() for _, module in block.values()]
+        for model in (load(base), built.model)
+    )
+    assert packed and all(isinstance(module, Int8Linear) for module in packed)
+    assert sum(module.weight.numel() for module in packed) < 0.85 * sum(m.weight.numel() for m in dense_ones)
+    publish(built, directory)
+    with torch.no_grad():
+        expected = forward_logits(built.model, fixed_batch(built.model))
+        assert torch.equal(forward_logits(load(directory), fixed_batch(built.model)), expected)
+
+
+MASKING = [name for name in TRAINED if name.startswith("prune") and name not in SHRINKING]
+
+
+@pytest.mark.parametrize("variant", MASKING)
 def test_pruning_and_quantization_at_once_leave_int8_weights_with_the_zeros(variant, place, data, dense):
     plan = planned("bert", data, f"method=[{variant},quant]", *chosen(variant)[1:], "stages=[[prune,quant]]")
     base = dense(plan)
