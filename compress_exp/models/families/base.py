@@ -160,6 +160,7 @@ def blocks(model: PreTrainedModel, family: Family) -> dict[str, dict[str, tuple[
     """The projections of every block: name of the block -> role -> (name, module), in the order of the modules."""
     found: dict[str, dict[str, tuple[str, nn.Module]]] = {}
     for name, (role, module) in roles(model, family).items():
-        if block := family.block_of(name):
+        block = family.block_of(name)
+        if block is not None and role in family.roles.values():
             found.setdefault(block, {})[role] = (name, module)
     return found
