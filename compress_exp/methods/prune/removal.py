@@ -7,6 +7,7 @@ Weights that an earlier stage pruned stay pruned in what is left. Cost: no memor
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -22,6 +23,7 @@ from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import bake, only_locked, parametrized
 from compress_exp.methods.prune.amount import Amount, content
 from compress_exp.methods.select import Select
+from compress_exp.models.families.base import Family
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -114,6 +116,20 @@ def remove(model: PreTrainedModel, units: Sequence[Unit]) -> None:
         part.keep(model, [index for index in range(part.count) if index not in lost])
 
 
+def left(parts: Sequence[Slice], units: Sequence[Unit], family: Family) -> dict[str, list[int]]:
+    """How many heads or neurons each part keeps, by stack and role: self- and cross-attention fare differently."""
+    gone: Counter[str] = Counter()
+    for unit in units:
+        for part, members in unit.members:
+            gone[part.output_name] += len(members)
+    counts: dict[str, list[int]] = {}
+    for part in parts:
+        stack = family.stack_of(part.output_name)
+        kind = f"{stack.name if stack else ''} {part.unit}s left of {part.role}"
+        counts.setdefault(kind, []).append(part.count - gone[part.output_name])
+    return counts
+
+
 def chosen(parts: Sequence[Slice], select: Select) -> list[Slice]:
     """The parts whose projection out of them is selected.
 
@@ -204,8 +220,11 @@ class Removal(Method):
         entries = sum(float(part.costs()[:, 0].sum()) for part in parts)
         going = units[: how_many(self.amount, units, entries, parameters, size)]
         gone, fewer, smaller = (sum(unit.costs[index] for unit in going) for index in range(3))
+        kept = left(parts, going, context.family)
         remove(model, going)
         settle(model, context.family)
         told = (100 * gone / entries, parameters - fewer, (size - smaller) / 1e6)
         log.info("%s: %.2f %% removed, which leaves %d parameters in %.2f MB", self.name, *told)
+        for kind, counts in kept.items():
+            log.info("%s: %s", kind, " ".join(map(str, counts)))
         return model

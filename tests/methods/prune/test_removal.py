@@ -140,6 +140,21 @@ def test_only_selected_layers_lose_heads(method, ready):
         method("heads", sparsity=0.5, select=Select(roles=("query",))).prepare(build("t5"), ready("t5"))
 
 
+def test_what_is_left_is_told_for_self_and_cross_attention_apart(method, ready, caplog):
+    model, family = build("t5"), family_of("t5")
+    with caplog.at_level("INFO", logger="compress_exp"):
+        model = method("structured", sparsity=0.3).prepare(model, ready("t5"))
+    heads = [part.count for part in attentions(model, family)]
+    told = dict(line.split(": ") for line in caplog.messages)
+    assert told["encoder heads left of attention_output"] == f"{heads[0]} {heads[1]}"
+    assert told["decoder heads left of attention_output"] == f"{heads[2]} {heads[4]}"
+    assert told["decoder heads left of cross.attention_output"] == f"{heads[3]} {heads[5]}"
+    assert told["decoder neurons left of ffn_out"] == " ".join(
+        str(part.count) for part in feed_forwards(model, family)[2:]
+    )
+    assert f"{model.num_parameters()} parameters" in told["prune/structured"]
+
+
 @pytest.mark.parametrize("kind", ["heads", "neurons", "structured"])
 def test_nothing_goes_at_zero(kind, method, ready, batch):
     model = build("bert")
