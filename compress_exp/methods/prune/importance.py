@@ -26,8 +26,9 @@ def gate_gradients(
 ) -> list[Tensor]:  # (units of a part,) each
     """E|∂L/∂ξ|, where ξ = 1 multiplies what a unit hands to the projection out of it (Michel et al. 2019).
 
-    By the chain rule ∂L/∂ξ = Σ a·∂L/∂a over a unit's activations a in one row of a batch; its absolute value is taken
-    row by row, then averaged. A part that serves several layers has one ξ for all of them.
+    L is a row's loss, summed over its positions. By the chain rule ∂L/∂ξ = Σ a·∂L/∂a over a unit's activations a in
+    that row; its absolute value is taken row by row, then averaged. A part that serves several layers has one ξ for
+    all of them.
 
     Args:
         model: in any mode; evaluated, and given back as it was.
@@ -45,14 +46,16 @@ def gate_gradients(
         handles = [_multiply(part.output, gate) for part, gate in zip(parts, gates, strict=True)]
         try:
             with torch.enable_grad():
-                loss = hard_loss(*context.task.targets(forward_logits(model, batch), batch))
+                logits, labels = context.task.targets(forward_logits(model, batch), batch)
+                # Of the sum, so that no row weighs less for its neighbours; a rank's share may hold no position.
+                loss = hard_loss(logits, labels) * len(labels) if len(labels) else logits.sum() * 0.0
                 gradients = torch.autograd.grad(loss, gates)
         finally:
             for handle in handles:
                 handle.remove()
         rows += size
         for total, gradient in zip(sums, gradients, strict=True):
-            total += size * gradient.abs().sum(0, dtype=torch.float64)
+            total += gradient.abs().sum(0, dtype=torch.float64)
     model.train(was_training)
     seen = ranks.all_sum(torch.tensor(float(rows), device=context.device))
     return [ranks.all_sum(total) / seen for total in sums]

@@ -22,9 +22,11 @@ from tests.slimming import FAMILIES, build, family_name
 
 
 def row_task(name):
-    """Classification, or the mean over the positions of each row (rows are equally long)."""
+    """Classification, or every position of a row."""
     if family_name(name) in ("gpt2", "t5", "bart"):
-        return SimpleNamespace(targets=lambda logits, batch: (logits.flatten(0, 1), batch["labels"].flatten()))
+        return SimpleNamespace(
+            targets=lambda logits, batch: (logits[batch["labels"] != -100], batch["labels"][batch["labels"] != -100])
+        )
     return SimpleNamespace(targets=lambda logits, batch: (logits, batch["labels"][:, 0] % 2))
 
 
@@ -50,7 +52,7 @@ def test_gradients_of_gates_equal_products_of_activations_and_their_gradients(na
             for index, part in enumerate(parts)
         ]
         logits, labels = task.targets(forward_logits(model, one), one)
-        functional.cross_entropy(logits, labels).backward()
+        functional.cross_entropy(logits, labels, reduction="sum").backward()
         for handle in handles:
             handle.remove()
         for index, part in enumerate(parts):
@@ -62,9 +64,12 @@ def test_gradients_of_gates_equal_products_of_activations_and_their_gradients(na
     assert not any(part.output._forward_pre_hooks for part in parts)
 
 
-def test_importances_are_means_over_rows_and_over_batches(batch, context):
-    model, family = build("bert"), family_of("bert")
-    made = replace(context("bert"), task=row_task("bert"))
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_importances_are_means_over_rows_however_they_are_batched(name, batch, context):
+    model, family = build(name), family_of(name)
+    made = replace(context(name), task=row_task(name))
+    if name == "gpt2":
+        batch["labels"][1, 3:] = -100
     first = {key: value[:2] for key, value in batch.items()}
     second = {key: value[2:] for key, value in batch.items()}
     parts = attentions(model, family)
