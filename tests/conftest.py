@@ -88,6 +88,7 @@ def context(batch: dict[str, Tensor], tmp_path: Path) -> Callable[[str], Context
             family=family_of(model_type),
             task=None,  # type: ignore[arg-type]
             tokenizer=None,  # type: ignore[arg-type]
+            parent_tokenizer=None,  # type: ignore[arg-type]
             seed=0,
             device=torch.device("cpu"),
             baseline=lambda: build_model(model_type),
