@@ -106,6 +106,7 @@ class Method:
     integer: ClassVar[bool] = False
     shrinks: ClassVar[bool] = False
     replaces_model: ClassVar[bool] = False
+    alone: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_number("start", self.start, 0, 1)

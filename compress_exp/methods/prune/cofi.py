@@ -1,0 +1,234 @@
+"""CoFi (Xia, Zhong & Chen 2022, arXiv:2204.00408): coarse and fine gates that close together while the model trains.
+
+Hard concrete gates (see `compress_exp.methods.prune.l0`) multiply every attention head, every feed-forward neuron, and
+each attention and feed-forward part as a whole; a unit is open where its own gate and its part's are. The share ŝ that
+is expected to go follows the target t, which rises linearly until `end`, by the penalty λ₁(ŝ − t) + λ₂(ŝ − t)², whose
+multipliers ascend while all else descends. At the last step units are ranked by how open they are, exactly the amount
+goes, and the tensors shrink; what was half open is multiplied in.
+Deviations: no gate on hidden dimensions; every part keeps one head or `multiple` neurons, closed parts too; the paper's
+layer distillation is the loss's affair (`loss=soft_targets`) and its final finetuning another stage's
+(`method=[prune/cofi,finetune]`). Defaults: rate of gates and multipliers 0.1.
+Cost: one number and two moments for every head and neuron; a product with each projection out of them in every step.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from compress_exp.config import FieldError, UserError, check_number
+from compress_exp.layers.heads import attentions
+from compress_exp.layers.neurons import feed_forwards
+from compress_exp.layers.shapes import settle
+from compress_exp.layers.slices import Slice
+from compress_exp.methods.base import Context, Facts, Method
+from compress_exp.methods.parametrized import Gate, bake, owned
+from compress_exp.methods.prune.amount import Amount, content
+from compress_exp.methods.prune.l0 import OPEN, open_probability, sampled, stretched
+from compress_exp.methods.prune.removal import Unit, chosen, how_many, in_order
+from compress_exp.models.families.base import Family, family_of, is_conv1d
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger("compress_exp")
+MULTIPLIERS = "compress_exp_multipliers"
+
+
+class UnitGate(Gate):
+    """Multiplies what the units of a part hand to the projection out of it, as columns of that projection's weight.
+
+    Args:
+        part: heads or neurons.
+        axis: the weight's axis of input channels.
+        seed: of the draws.
+
+    Attributes:
+        log_alpha: one per unit.
+        whole: that of the part as a whole.
+        costs: entries of each unit.
+        keep: what stays, (units,), decided at the last step.
+        draw: the number of the present draw, from which every evaluation within a step draws the same gates.
+    """
+
+    costs: Tensor
+    keep: Tensor
+    draw: Tensor
+
+    def __init__(self, part: Slice, axis: int, seed: int) -> None:
+        super().__init__()
+        self.axis = axis
+        self.log_alpha = nn.Parameter(torch.full((part.count,), OPEN))
+        self.whole = nn.Parameter(torch.tensor(OPEN))
+        self.register_buffer("costs", part.costs()[:, 0].float())
+        self.register_buffer("keep", torch.ones(part.count, dtype=torch.bool))
+        self.register_buffer("draw", torch.tensor(seed))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Scale the columns of each unit; drawn while training."""
+        gates = (self.z() if self.training else self.fixed()) * self.keep
+        columns = gates.repeat_interleave(weight.shape[self.axis] // len(gates))
+        return weight * (columns if self.axis == 1 else columns.unsqueeze(1))
+
+    def z(self) -> Tensor:
+        """The gates of the present draw, (units,)."""
+        generator = torch.Generator(self.whole.device).manual_seed(int(self.draw))
+        uniform = torch.rand(len(self.log_alpha) + 1, generator=generator, device=self.whole.device)
+        uniform = uniform.clamp(1e-6, 1 - 1e-6)
+        return sampled(self.log_alpha, uniform[1:]) * sampled(self.whole, uniform[0])
+
+    def fixed(self) -> Tensor:
+        """The gates outside training, (units,)."""
+        return stretched(self.log_alpha.sigmoid()) * stretched(self.whole.sigmoid())
+
+    def openness(self) -> Tensor:
+        """P(z ≠ 0) of each unit, (units,)."""
+        return open_probability(self.log_alpha) * open_probability(self.whole)
+
+    def kept(self, weight: Tensor) -> Tensor:
+        """Everything: what is closed goes with its tensor's columns, and leaves no zeros that are to be kept."""
+        return torch.ones_like(weight, dtype=torch.bool)
+
+
+class Multipliers(nn.Module):
+    """λ₁ and λ₂ of the Lagrangian, and the share that is to go."""
+
+    target: Tensor
+
+    def __init__(self, target: float) -> None:
+        super().__init__()
+        self.linear = nn.Parameter(torch.zeros(()))
+        self.square = nn.Parameter(torch.zeros(()))
+        self.register_buffer("target", torch.tensor(target))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CofiPruning(Method):
+    """Close heads, neurons and whole parts together, to an amount.
+
+    Attributes:
+        sparsity: share of the parameters of heads and feed-forward neurons that goes; or
+        parameters: parameters that are left of the whole model; or
+        megabytes: size of the stored weights in 10⁶ bytes. Exactly one of the three is set.
+        score_learning_rate: of gates and multipliers, which follow the same warm-up and decay as the weights.
+        multiple: what is left of a layer's neurons is a multiple of it.
+    """
+
+    sparsity: float | None = None
+    parameters: int | None = None
+    megabytes: float | None = None
+    score_learning_rate: float = 0.1
+    multiple: int = 8
+
+    shrinks: ClassVar[bool] = True
+    alone: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("score_learning_rate", self.score_learning_rate, 0)
+        check_number("multiple", self.multiple, 1)
+        if not self.trains:
+            raise FieldError("train", "gates are learned; set max_steps or epochs above 0")
+        if self.trainings > 1:
+            raise FieldError("rounds", f"{self.name} prunes in one training; set 1, and rewind null")
+        _ = self.amount
+
+    @property
+    def amount(self) -> Amount:
+        """How much is to go."""
+        return Amount(sparsity=self.sparsity, parameters=self.parameters, megabytes=self.megabytes)
+
+    def check(self, facts: Facts) -> Facts:
+        """Layers may differ afterwards."""
+        return replace(super().check(facts), heads=None, neurons=None)
+
+    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
+        """Gate every part, and find the share that the amount means."""
+        parts = self._parts(model, context.family)
+        going, entries = self._going(model, parts, [torch.ones(part.count) for part in parts])
+        model.add_module(MULTIPLIERS, Multipliers(sum(unit.costs[0] for unit in going) / entries).to(context.device))
+        for index, part in enumerate(parts):
+            gate = UnitGate(part, 0 if is_conv1d(part.output) else 1, (context.seed * 1_000_003 + index) * 1_000_003)
+            gate.owner = self.name
+            parametrize.register_parametrization(part.output, "weight", gate.to(context.device))
+        return model
+
+    def parameter_groups(self, model: PreTrainedModel) -> list[dict[str, Any]]:
+        """Gates descend, multipliers ascend."""
+        gates = [score for _, gate in owned(model, self.name, UnitGate) for score in (gate.log_alpha, gate.whole)]
+        common = {"lr": self.score_learning_rate, "weight_decay": 0.0}
+        multipliers = list(model.get_submodule(MULTIPLIERS).parameters())
+        return [{"params": gates, **common}, {"params": multipliers, **common, "maximize": True}]
+
+    def penalty(self, model: PreTrainedModel, progress: float) -> Tensor:
+        """λ₁(ŝ − t) + λ₂(ŝ − t)²."""
+        multipliers = model.get_submodule(MULTIPLIERS)
+        assert isinstance(multipliers, Multipliers)
+        beyond = self.expected(model) - self.share(progress) * multipliers.target
+        return multipliers.linear * beyond + multipliers.square * beyond.square()
+
+    def expected(self, model: PreTrainedModel) -> Tensor:
+        """ŝ, the share of the parameters whose gates are expected to be closed."""
+        gates = [gate for _, gate in owned(model, self.name, UnitGate)]
+        left = torch.stack([(gate.openness() * gate.costs).sum() for gate in gates]).sum()
+        return 1 - left / torch.stack([gate.costs.sum() for gate in gates]).sum()
+
+    def step(self, model: PreTrainedModel, progress: float) -> None:
+        """At the last step, decide what goes."""
+        if progress < 1.0:
+            return
+        gates = {id(module): gate for module, gate in owned(model, self.name, UnitGate)}
+        parts = self._parts(model, family_of(model.config.model_type))
+        openness = [gates[id(part.output)].openness().double().cpu() for part in parts]
+        for unit in self._going(model, parts, openness)[0]:
+            for part, members in unit.members:
+                gates[id(part.output)].keep[list(members)] = False
+
+    def after_step(self, model: PreTrainedModel, learning_rate: float) -> None:
+        """The next draw."""
+        for _, gate in owned(model, self.name, UnitGate):
+            gate.draw += 1
+
+    def convert(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Multiply the gates in and remove what is closed."""
+        kept = {
+            id(module): gate.keep.nonzero().flatten().tolist() for module, gate in owned(model, self.name, UnitGate)
+        }
+        family = family_of(model.config.model_type)
+        bake(model)
+        delattr(model, MULTIPLIERS)
+        for part in [*attentions(model, family), *feed_forwards(model, family)]:
+            if id(part.output) in kept:
+                part.keep(model, kept[id(part.output)])
+        settle(model, family)
+        parameters, size = content(model)
+        log.info("%s: %d parameters are left, in %.2f MB", self.name, parameters, size / 1e6)
+        return model
+
+    def curves(self, model: PreTrainedModel) -> dict[str, float]:
+        """The expected share that is gone."""
+        return {"sparsity": self.expected(model).item()}
+
+    def _parts(self, model: PreTrainedModel, family: Family) -> list[Slice]:
+        return chosen([*attentions(model, family), *feed_forwards(model, family)], self.select)
+
+    def _going(
+        self, model: PreTrainedModel, parts: Sequence[Slice], openness: Sequence[Tensor]
+    ) -> tuple[list[Unit], float]:
+        """What is to go, the most closed first, and the entries of all parts."""
+        ranked: list[tuple[float, Unit]] = []
+        for part, score in zip(parts, openness, strict=True):
+            units = in_order([part], [score], "global", self.multiple if part.unit == "neuron" else 1)
+            ranked += [(float(score[list(unit.members[0][1])].mean()), unit) for unit in units]
+        units = [unit for _, unit in sorted(ranked, key=lambda item: item[0])]
+        entries = sum(float(part.costs()[:, 0].sum()) for part in parts)
+        try:
+            return units[: how_many(self.amount, units, entries, *content(model))], entries
+        except FieldError as error:
+            raise UserError(f"method.{self.family}.{error}") from error
