@@ -89,7 +89,7 @@ class Method:
         rewind: null, or the share of the budget, in [0, 1), to whose weights every round ends by going back: round r
             then trains at progress (r − 1)/rounds, is cut to r/rounds and rewound, and one more training follows.
         loss: what its training minimises; null takes the root's `loss`.
-        shrinks: it removes parts of the model before training, and masks none.
+        replaces_model: it changes shapes, or gives another model, before training: first among methods at once.
     """
 
     name: str
@@ -104,7 +104,6 @@ class Method:
     version: ClassVar[int] = 1
     preserves_sparsity: ClassVar[bool] = True
     integer: ClassVar[bool] = False
-    shrinks: ClassVar[bool] = False
     replaces_model: ClassVar[bool] = False
     alone: ClassVar[bool] = False
 

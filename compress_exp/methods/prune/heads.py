@@ -17,12 +17,11 @@ from compress_exp.layers.heads import attentions
 from compress_exp.layers.slices import Slice
 from compress_exp.methods.base import Context, Facts
 from compress_exp.methods.prune.importance import gate_gradients, normalised
-from compress_exp.methods.prune.removal import Removal, Unit, chosen, in_order
+from compress_exp.methods.prune.removal import Removal
+from compress_exp.methods.prune.units import SCOPES, Unit, chosen, in_order
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-SCOPES = ("global", "layer")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,9 @@ from compress_exp.config import check_choice, check_number
 from compress_exp.layers.neurons import feed_forwards
 from compress_exp.layers.slices import Slice
 from compress_exp.methods.base import Context, Facts
-from compress_exp.methods.prune.heads import SCOPES
 from compress_exp.methods.prune.importance import gate_gradients, normalised, weight_norms
-from compress_exp.methods.prune.removal import Removal, Unit, chosen, in_order
+from compress_exp.methods.prune.removal import Removal
+from compress_exp.methods.prune.units import SCOPES, Unit, chosen, in_order
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -17,7 +17,8 @@ from compress_exp.layers.slices import Slice
 from compress_exp.methods.base import Context
 from compress_exp.methods.prune.heads import head_units
 from compress_exp.methods.prune.neurons import SCORES, neuron_units
-from compress_exp.methods.prune.removal import Removal, Unit, chosen
+from compress_exp.methods.prune.removal import Removal
+from compress_exp.methods.prune.units import Unit, chosen
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

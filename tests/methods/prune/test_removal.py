@@ -16,8 +16,8 @@ from compress_exp.methods.prune.amount import Amount
 from compress_exp.methods.prune.heads import HeadPruning
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.prune.neurons import NeuronPruning
-from compress_exp.methods.prune.removal import how_many, in_order
 from compress_exp.methods.prune.structured import StructuredPruning, in_turns
+from compress_exp.methods.prune.units import how_many, in_order
 from compress_exp.methods.select import Select
 from compress_exp.models.families.base import family_of
 from compress_exp.training.forward import forward_logits
