@@ -19,7 +19,7 @@ from compress_exp.config import UserError, check_number
 from compress_exp.layers.surgery import is_pruned, mark_pruned
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import bake
-from compress_exp.models.families.base import Family, Stack, layer_counts
+from compress_exp.models.families.base import Family, Stack, input_widths, layer_counts
 from compress_exp.models.loading import Model, read_config
 
 if TYPE_CHECKING:
@@ -132,7 +132,8 @@ class Student(Method):
                     f"method.distill.student: {self.checkpoint.name} has {config.vocab_size} tokens and the teacher "
                     f"{facts.vocabulary}; take a student with the same tokenizer"
                 )
-            return replace(after, family=family, layers=layer_counts(config, family))
+            layers, widths = layer_counts(config, family), input_widths(config, family)
+            return replace(after, family=family, layers=layers, widths=widths)
         counts = self.counts(facts.layers)
         for name in ("encoder", "decoder"):
             if name not in facts.layers and getattr(self, f"{name}_layers") is not None:

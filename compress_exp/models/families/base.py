@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SUPPORTED = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
+INNER = ("intermediate_size", "hidden_dim", "n_inner", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +105,15 @@ def family_of(model_type: str, key: str = "model") -> Family:
 def layer_counts(config: Any, family: Family) -> dict[str, int]:
     """The number of layers of each stack, by the stack's name."""
     return {stack.name: int(getattr(config, stack.count)) for stack in family.stacks}
+
+
+def input_widths(config: Any, family: Family) -> dict[str, tuple[int, ...]]:
+    """The inputs of the projections of each role, as the configuration tells them."""
+    hidden = int(config.hidden_size)
+    inner = {int(width) for name in INNER if (width := getattr(config, name, None))} or {4 * hidden}
+    heads = int(getattr(config, "d_kv", 0) or 0) * int(config.num_attention_heads) or hidden
+    special = {"ffn_out": tuple(sorted(inner)), "attention_output": (heads,), "cross.attention_output": (heads,)}
+    return {role: special.get(role, (hidden,)) for role in family.roles.values()}
 
 
 def roles(model: PreTrainedModel, family: Family) -> dict[str, tuple[str, nn.Module]]:
