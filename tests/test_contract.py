@@ -109,7 +109,8 @@ def _die_at_step_two(self, trainer, *rest):
 def test_pruned_weights_stay_pruned_in_every_later_stage(variant, family, place, data, dense, store):
     plan = planned(family, data, f"method=[prune,{variant}]") if not variant.startswith("prune") else None
     if plan is None:
-        plan = planned(family, data, "method=prune", f"+method@method.prune2={variant}", "method.prune2.sparsity=0.7")
+        more = "method.prune2.n=1" if variant == "prune/n_m" else "method.prune2.sparsity=0.7"
+        plan = planned(family, data, "method=prune", f"+method@method.prune2={variant}", more)
     base = dense(plan)
     pruned = store.get(plan.stage_recipe(0), lambda d, check: run_stage(plan, 0, base, base, d), "prune")
     directory = place / "after" / f"{variant.replace('/', '.')}-{family}"
