@@ -1,6 +1,6 @@
 """The artifact on disk: safetensors at their real width, a configuration that says how to read them.
 
-Three kinds of tensor leave the dense format: pruned ones are stored as `<name>_bitmask` and `<name>_values`, or, with at
+Three kinds of tensor leave the dense format: pruned ones are stored as `<name>_bitmask` and `<name>_values`, or with at
 most n of m inputs left, as `<name>_patterns` and `<name>_values`, whatever is smallest; int8 modules keep `weight`,
 `weight_scale`, `input_scale`, `input_zero_point`; and of tied tensors one is stored. `config.json` lists them under
 `quantization_config`; a model without any of them is an ordinary checkpoint.
