@@ -208,6 +208,7 @@ class Root:
     model: Any = None
     task: Any = None
     method: Any = None
+    stages: Any = None
     loss: Any = None
     train: Any = None
     hardware: Any = None

@@ -16,6 +16,7 @@ from compress_exp.methods.base import Facts, Method
 from compress_exp.models.families.base import Family, input_widths, layer_counts
 from compress_exp.models.loading import Model, check_weights, read_config
 from compress_exp.search.objectives import parse as parse_objectives
+from compress_exp.stages import Stage, arrange
 from compress_exp.store import digest
 
 if TYPE_CHECKING:
@@ -24,30 +25,6 @@ if TYPE_CHECKING:
     from compress_exp.tracking import Tracking
 
 RECIPE = 1
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Methods applied at once: prepare, train if anything trains, convert."""
-
-    methods: tuple[Method, ...]
-    loss: Loss
-    train: TrainConfig
-
-    @property
-    def label(self) -> str:
-        """Its methods' names."""
-        return "+".join(method.name for method in self.methods)
-
-    @property
-    def trains(self) -> bool:
-        """Whether any member has a budget."""
-        return any(method.trains for method in self.methods)
-
-    @property
-    def uses_teacher(self) -> bool:
-        """Whether training it asks the teacher."""
-        return self.trains and self.loss.uses_teacher
 
 
 @dataclass(frozen=True)
@@ -178,7 +155,7 @@ def plan(config: DictConfig) -> Plan:
         check_teacher(Path(config.teacher), model)
     facts = initial_facts(model)
     check_kind(task, facts.family)
-    stages = tuple(Stage((method,), method.loss or loss, method.train) for method in methods.values())
+    stages = arrange(methods, plain(config.stages), train, loss)
     for stage in stages:
         for method in stage.methods:
             facts = method.check(facts)

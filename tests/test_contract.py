@@ -34,7 +34,24 @@ PAIRS += [
 ]
 TRAINED = [name for name in VARIANTS if "max_steps: 0" not in (CONF / "method" / f"{name}.yaml").read_text()]
 RESUMED = [(variant, family) for variant in TRAINED for family in FAMILIES]
+SETTINGS = {  # what three steps and small widths need
+    "prune/block_movement": ["block=[8,8]"],
+    "prune/lottery_ticket": ["rounds=2", "scope=tensor"],
+    "prune/snip": ["scope=tensor"],
+    "prune/soft_movement": ["trim=true", "sparsity=0.5", "scope=tensor"],
+    "prune/l0": ["trim=true", "sparsity=0.5", "scope=tensor"],
+    "prune/l1": ["trim=true", "sparsity=0.5", "scope=tensor"],
+    "prune/group_lasso": ["trim=true", "sparsity=0.5", "scope=tensor"],
+}
+FIRST = ("prune/lottery_ticket",)  # what begins before the baseline was trained
 FILES = ("model.safetensors", "config.json", "history.csv")
+
+
+def chosen(variant, key=None):
+    """The overrides that choose a variant."""
+    family = variant.partition("/")[0]
+    first = f"method={variant}" if key is None else f"+method@method.{key}={variant}"
+    return [first, *(f"method.{key or family}.{item}" for item in SETTINGS.get(variant, ()))]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +72,7 @@ def fixed_batch(model):
 
 @pytest.mark.parametrize(("variant", "family"), PAIRS)
 def test_it_composes_trains_converts_and_is_published(variant, family, place, data, dense, expected):
-    plan = planned(family, data, f"method={variant}")
+    plan = planned(family, data, *chosen(variant))
     stage = plan.stages[0]
     assert stage.methods[0].name in (variant, f"{variant}/{variant}")
     base = dense(plan)
@@ -63,9 +80,9 @@ def test_it_composes_trains_converts_and_is_published(variant, family, place, da
     directory.mkdir()
     built = apply_stage(plan, 0, base, base, directory)
     assert not any(parametrize.is_parametrized(module) for module in built.model.modules())
-    assert built.steps == (3 if stage.trains else 0)
+    assert built.steps == (3 * stage.methods[0].trainings if stage.trains else 0)
     assert all(math.isfinite(value) for row in built.history for value in row.values())
-    assert not built.history or built.history[-1]["step"] == 2
+    assert not built.history or built.history[-1]["step"] == built.steps - 1
     with torch.no_grad():
         logits = forward_logits(built.model, fixed_batch(built.model)).float()
     publish(built, directory)
@@ -80,7 +97,7 @@ def test_it_composes_trains_converts_and_is_published(variant, family, place, da
 
 @pytest.mark.parametrize(("variant", "family"), RESUMED)
 def test_an_interrupted_run_ends_bit_identical(variant, family, place, data, dense, monkeypatch):
-    plan = planned(family, data, f"method={variant}", "train.checkpoint_steps=1")
+    plan = planned(family, data, *chosen(variant), "train.checkpoint_steps=1")
     base = dense(plan)
     undisturbed = place / "undisturbed" / f"{variant.replace('/', '.')}-{family}"
     disturbed = place / "disturbed" / undisturbed.name
@@ -105,12 +122,12 @@ def _die_at_step_two(self, trainer, *rest):
         raise Killed
 
 
-@pytest.mark.parametrize(("variant", "family"), [(v, f) for v, f in PAIRS if f in FAMILIES])
+@pytest.mark.parametrize(("variant", "family"), [(v, f) for v, f in PAIRS if f in FAMILIES and v not in FIRST])
 def test_pruned_weights_stay_pruned_in_every_later_stage(variant, family, place, data, dense, store):
     plan = planned(family, data, f"method=[prune,{variant}]") if not variant.startswith("prune") else None
     if plan is None:
         more = "method.prune2.n=1" if variant == "prune/n_m" else "method.prune2.sparsity=0.7"
-        plan = planned(family, data, "method=prune", f"+method@method.prune2={variant}", more)
+        plan = planned(family, data, "method=prune", *chosen(variant, "prune2"), more)
     base = dense(plan)
     pruned = store.get(plan.stage_recipe(0), lambda d, check: run_stage(plan, 0, base, base, d), "prune")
     directory = place / "after" / f"{variant.replace('/', '.')}-{family}"
@@ -129,13 +146,33 @@ def test_pruned_weights_stay_pruned_in_every_later_stage(variant, family, place,
 
 @pytest.mark.parametrize(("variant", "family"), [(v, f) for v, f in RESUMED if not v.startswith("distill")])
 def test_it_learns_from_a_teacher(variant, family, place, data, dense):
-    plan = planned(family, data, f"method={variant}", "loss=soft_targets")
+    plan = planned(family, data, *chosen(variant), "loss=soft_targets")
     base = dense(plan)
     directory = place / "teacher" / f"{variant.replace('/', '.')}-{family}"
     directory.mkdir(parents=True)
     history = apply_stage(plan, 0, base, base, directory).history
     assert {"hard", "soft", "loss"} <= set(history[0])
-    assert history[0]["loss"] == pytest.approx(history[0]["hard"] + history[0]["soft"], rel=1e-5)
+    terms = sum(history[0].get(name, 0.0) for name in ("hard", "soft", "penalty_prune"))
+    assert history[0]["loss"] == pytest.approx(terms, rel=1e-5)
+
+
+@pytest.mark.parametrize("variant", FIRST)
+def test_what_begins_before_the_baseline_comes_first(variant, data):
+    with pytest.raises(UserError, match="starts from the pretrained weights; put it first"):
+        planned("bert", data, "method=prune", *chosen(variant, "prune2"))
+
+
+@pytest.mark.parametrize("variant", [name for name in TRAINED if name.startswith("prune")])
+def test_pruning_and_quantization_at_once_leave_int8_weights_with_the_zeros(variant, place, data, dense):
+    plan = planned("bert", data, f"method=[{variant},quant]", *chosen(variant)[1:], "stages=[[prune,quant]]")
+    base = dense(plan)
+    directory = place / "at-once" / variant.replace("/", ".")
+    directory.mkdir(parents=True)
+    model = apply_stage(plan, 0, base, base, directory).model
+    pruned = [module for _, module in pruned_modules(model)]
+    assert pruned and all(isinstance(module, Int8Linear) for module in pruned)
+    zeros = sum(int((module.weight == 0).sum()) for module in pruned)
+    assert zeros >= 0.49 * sum(module.weight.numel() for module in pruned)
 
 
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if name.startswith("quant")])

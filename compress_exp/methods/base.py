@@ -70,6 +70,8 @@ class Method:
         start: progress of the stage at which it begins.
         end: progress of the stage at which it is done.
         rounds: how often the budget is repeated; progress is held at r/rounds through round r.
+        rewind: null, or the share of the budget, in [0, 1), to whose weights every round ends by going back: round r
+            then trains at progress (r − 1)/rounds, is cut to r/rounds and rewound, and one more training follows.
         loss: what its training minimises; null takes the root's `loss`.
     """
 
@@ -79,11 +81,13 @@ class Method:
     start: float = 0.0
     end: float = 1.0
     rounds: int = 1
+    rewind: float | None = None
     loss: Loss | None = None
 
     version: ClassVar[int] = 1
     preserves_sparsity: ClassVar[bool] = True
     integer: ClassVar[bool] = False
+    replaces_model: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_number("start", self.start, 0, 1)
@@ -95,6 +99,12 @@ class Method:
             raise FieldError("rounds", f"{self.rounds} rounds are for pruning; set 1")
         if self.rounds > 1 and not self.trains:
             raise FieldError("rounds", f"{self.rounds} rounds need training; set train.max_steps above 0 or rounds=1")
+        if self.rewind is not None:
+            check_number("rewind", self.rewind, 0, 0.999)
+            if self.family != "prune":
+                raise FieldError("rewind", f"{self.rewind:g} is for pruning; set null")
+            if not self.trains:
+                raise FieldError("rewind", "rewinding needs training; set train.max_steps above 0 or rewind=null")
 
     @property
     def family(self) -> str:
@@ -105,6 +115,11 @@ class Method:
     def trains(self) -> bool:
         """Whether it has a training budget."""
         return self.train.trains
+
+    @property
+    def trainings(self) -> int:
+        """How often the budget is spent."""
+        return self.rounds + (self.rewind is not None)
 
     @property
     def starts_from(self) -> str:
@@ -163,6 +178,9 @@ class Method:
     def after_step(self, model: PreTrainedModel, learning_rate: float) -> None:
         """After the optimiser step."""
 
+    def rewound(self, model: PreTrainedModel, last: bool) -> None:
+        """After the weights went back; `last` before the final training."""
+
     def convert(self, model: PreTrainedModel) -> PreTrainedModel:
         """Make it permanent: ordinary modules, or modules of `layers/`."""
         return model
@@ -172,8 +190,8 @@ class Method:
         return {}
 
     def share(self, progress: float) -> float:
-        """The stage's progress as this method's own, from 0 at `start` to 1 at `end`; in rounds, as it is."""
-        if self.rounds > 1:
+        """The stage's progress as this method's own, from 0 at `start` to 1 at `end`; in rounds it is the stage's."""
+        if self.rounds > 1 or self.rewind is not None:
             return progress
         if progress >= self.end:
             return 1.0

@@ -92,12 +92,27 @@ def gates(module: nn.Module) -> list[Gate]:
     return [item for item in parametrizations["weight"] if isinstance(item, Gate)]
 
 
-def locked(module: nn.Module, owner: str) -> Tensor:
-    """What gates of others than `owner` let through: bool, in the weight's shape."""
+def trained(model: nn.Module) -> dict[str, Tensor]:
+    """The model's own parameters, without those of gates, by the names that they have where nothing is parametrized."""
+    gates = {id(p) for module in model.modules() if isinstance(module, Gate) for p in module.parameters()}
+    return {
+        name.replace("parametrizations.weight.original", "weight"): parameter
+        for name, parameter in model.named_parameters()
+        if id(parameter) not in gates
+    }
+
+
+def passing(module: nn.Module, but: str | None = None) -> Tensor:
+    """What the gates of a module's weight let through: bool, in its shape.
+
+    Args:
+        module: holds the weight.
+        but: the owner of gates that are left out.
+    """
     weight = original(module)
     kept = torch.ones_like(weight, dtype=torch.bool)
     for gate in gates(module):
-        if gate.owner != owner:
+        if gate.owner != but:
             kept &= gate.kept(weight)
     return kept
 
@@ -118,8 +133,7 @@ def lock(model: nn.Module) -> None:
 def mark_masked(model: nn.Module) -> None:
     """Mark every module whose gates zero something, so that its zeros outlive them."""
     for module in parametrized(model):
-        weight = original(module)
-        if not all(bool(gate.kept(weight).all()) for gate in gates(module)):
+        if not bool(passing(module).all()):
             mark_pruned(module)
 
 

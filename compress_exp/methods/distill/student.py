@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -85,6 +85,8 @@ class Student(Method):
     layers: int | None = None
     encoder_layers: int | None = None
     decoder_layers: int | None = None
+
+    replaces_model: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

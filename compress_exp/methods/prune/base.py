@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from compress_exp.config import FieldError, UserError, check_choice
 from compress_exp.methods.base import Context, Facts, Method
-from compress_exp.methods.parametrized import Mask, attach, attached, locked, owned
+from compress_exp.methods.parametrized import Mask, attach, attached, owned, passing
 from compress_exp.methods.prune.amount import Amount
 from compress_exp.methods.prune.ranking import SCOPES, cut, ranked_masks, zeros_of
 from compress_exp.methods.schedules import SCHEDULES, sparsity_at
-from compress_exp.methods.select import Target, original, targets, weight_of
+from compress_exp.methods.select import Target, original, targets
 from compress_exp.models.families.base import is_conv1d
 
 if TYPE_CHECKING:
@@ -105,27 +105,9 @@ class Pruning(Method):
         groups = [kept] if self.scope == "global" else [[mask] for mask in kept]
         if all(cut(sparsity, group) == zeros_of(group) for group in groups):
             return
-        for (_, mask), new in zip(holders, self.masks(holders, sparsity), strict=True):
-            mask.mask.copy_(new)
-
-    def masks(self, holders: Sequence[tuple[nn.Module, Mask]], sparsity: float) -> list[Tensor]:
-        """The masks of a sparsity, nested in what is kept now.
-
-        Raises:
-            UserError: a tensor would lose every weight.
-        """
-        turned = [self.scope == "row" and is_conv1d(module) for module, _ in holders]
-        scores = [_turn(self.score(module, mask), turn) for (module, mask), turn in zip(holders, turned, strict=True)]
-        kept = [
-            _turn(locked(module, "") & mask.mask, turn) for (module, mask), turn in zip(holders, turned, strict=True)
-        ]
-        masks = ranked_masks(scores, kept, sparsity, self.scope)
-        if not all(bool(mask.any()) for mask in masks):
-            raise UserError(
-                f"method.prune: {self.name} at sparsity {sparsity:.3g} with scope={self.scope} prunes a whole tensor "
-                "to nothing; prune less, or set method.prune.scope=tensor"
-            )
-        return [_turn(mask, turn) for mask, turn in zip(masks, turned, strict=True)]
+        kept = [passing(module) for module, _ in holders]
+        scores = [self.score(module, mask) for module, mask in holders]
+        set_masks(holders, ranked([module for module, _ in holders], scores, kept, sparsity, self.scope), self.name)
 
     def share_of(self, model: PreTrainedModel) -> float:
         """The final sparsity of the selected weights.
@@ -133,17 +115,68 @@ class Pruning(Method):
         Raises:
             UserError: the amount cannot be reached by them.
         """
-        try:
-            return self.amount.share(model, [module for module, _ in owned(model, self.name, Mask)])
-        except FieldError as error:
-            raise UserError(f"method.prune.{error}") from error
+        return share_of(self.amount, model, self.name)
 
     def curves(self, model: PreTrainedModel) -> dict[str, float]:
         """The sparsity reached, over the selected weights."""
-        weights = [weight_of(module) for module, _ in owned(model, self.name, Mask)]
-        return {"sparsity": sum(int((weight == 0).sum()) for weight in weights) / sum(w.numel() for w in weights)}
+        return {"sparsity": sparsity_of(model, self.name)}
 
 
-def _turn(tensor: Tensor, turn: bool) -> Tensor:
-    """Conv1D's weight (in × out) as rows of outputs, and back."""
-    return tensor.T if turn else tensor
+def share_of(amount: Amount, model: PreTrainedModel, owner: str) -> float:
+    """The share of a method's weights that an amount wants to be zero.
+
+    Raises:
+        UserError: it cannot be reached by them.
+    """
+    try:
+        return amount.share(model, [module for module, _ in owned(model, owner, Mask)])
+    except FieldError as error:
+        raise UserError(f"method.prune.{error}") from error
+
+
+def sparsity_of(model: PreTrainedModel, owner: str) -> float:
+    """The share of a method's weights that is zero now."""
+    kept = [passing(module) for module, _ in owned(model, owner, Mask)]
+    return zeros_of(kept) / sum(mask.numel() for mask in kept)
+
+
+def ranked(
+    modules: Sequence[nn.Module],
+    scores: Sequence[Tensor],  # in the shape of each module's weight
+    kept: Sequence[Tensor],  # bool, the same shapes
+    sparsity: float,
+    scope: str,
+) -> list[Tensor]:
+    """`ranked_masks`, with rows of outputs also where the weight is in × out (Conv1D)."""
+    turned = [scope == "row" and is_conv1d(module) for module in modules]
+    masks = ranked_masks(
+        [score.T if turn else score for score, turn in zip(scores, turned, strict=True)],
+        [mask.T if turn else mask for mask, turn in zip(kept, turned, strict=True)],
+        sparsity,
+        scope,
+    )
+    return [mask.T if turn else mask for mask, turn in zip(masks, turned, strict=True)]
+
+
+def set_masks(holders: Sequence[tuple[nn.Module, Mask]], masks: Sequence[Tensor], name: str) -> None:
+    """Let the gates follow.
+
+    Raises:
+        UserError: a tensor would lose every weight.
+    """
+    refuse_empty(masks, name)
+    for (_, gate), mask in zip(holders, masks, strict=True):
+        gate.mask.copy_(mask)
+
+
+def refuse_empty(masks: Sequence[Tensor], name: str) -> None:
+    """Require that every mask keeps something.
+
+    Raises:
+        UserError: one keeps nothing.
+    """
+    if not all(bool(mask.any()) for mask in masks):
+        raise UserError(
+            f"method.prune: {name} prunes a whole tensor to nothing; prune less (a smaller sparsity or strength), or "
+            "compare the weights of each tensor with each other (method.prune.scope=tensor)"
+        )

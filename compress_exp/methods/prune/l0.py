@@ -1,0 +1,128 @@
+"""L0 regularisation with hard concrete gates (Louizos, Welling & Kingma 2018, arXiv:1712.01312).
+
+Every weight is multiplied by z = clip(s·(ζ − γ) + γ, 0, 1), s = σ((log u − log(1 − u) + log α) / β), u uniform, with
+β = 2/3, γ = −0.1, ζ = 1.1; the penalty is λ·mean P(z ≠ 0), P(z ≠ 0) = σ(log α − β·log(−γ/ζ)). Outside training, and in
+what is exported, z = clip(σ(log α)·(ζ − γ) + γ, 0, 1). Defaults for BERT are those of Sanh et al. (2020,
+arXiv:2005.07683): log α = 2.197 at first, λ = 125, learning rate of log α 0.1.
+Cost: a float32 log α with Adam's two moments for every weight, a random number for each in every step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from compress_exp.config import check_number
+from compress_exp.methods.base import Context
+from compress_exp.methods.parametrized import Mask, owned
+from compress_exp.methods.prune.penalty import PenaltyPruning
+from compress_exp.methods.select import Target
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
+OPEN = 2.197
+
+
+def stretched(
+    share: Tensor,  # in (0, 1)
+) -> Tensor:  # in [0, 1]
+    """clip(s·(ζ − γ) + γ, 0, 1), which is exactly 0 or 1 with positive probability."""
+    return (share * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+
+
+def sampled(
+    log_alpha: Tensor,
+    uniform: Tensor,  # in (0, 1), same shape
+) -> Tensor:  # in [0, 1]
+    """The gate z of a draw."""
+    return stretched(((uniform.log() - (-uniform).log1p() + log_alpha) / BETA).sigmoid())
+
+
+def open_probability(log_alpha: Tensor) -> Tensor:
+    """P(z ≠ 0)."""
+    return (log_alpha - BETA * math.log(-GAMMA / ZETA)).sigmoid()
+
+
+class HardConcrete(Mask):
+    """W ⊙ z.
+
+    Args:
+        weight: what it gates.
+        seed: of the draws.
+
+    Attributes:
+        log_alpha: one per weight.
+        draw: the number of the present draw, from which every evaluation within a step draws the same z.
+    """
+
+    draw: Tensor
+
+    def __init__(self, weight: Tensor, seed: int) -> None:
+        super().__init__(weight)
+        self.log_alpha = nn.Parameter(torch.full_like(weight, OPEN))
+        self.register_buffer("draw", torch.tensor(seed))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Multiply by z, drawn while training, and by what trimming left."""
+        return weight * (self.z() if self.training else self.fixed()) * self.mask
+
+    def z(self) -> Tensor:
+        """The gates of the present draw."""
+        generator = torch.Generator(self.log_alpha.device).manual_seed(int(self.draw))
+        uniform = torch.rand(self.log_alpha.shape, generator=generator, device=self.log_alpha.device)
+        return sampled(self.log_alpha, uniform.clamp(1e-6, 1 - 1e-6))
+
+    def fixed(self) -> Tensor:
+        """The gates outside training."""
+        return stretched(self.log_alpha.sigmoid())
+
+    def kept(self, weight: Tensor) -> Tensor:
+        """What is open outside training."""
+        return self.mask & (self.fixed() > 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class L0Pruning(PenaltyPruning):
+    """Close gates by a penalty on how many are open.
+
+    Attributes:
+        score_learning_rate: of log α, which follows the same warm-up and decay as the weights.
+    """
+
+    strength: float = 125.0
+    score_learning_rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("score_learning_rate", self.score_learning_rate, 0)
+
+    def gate(self, target: Target, index: int, context: Context) -> Mask:
+        """Gates that are open with a probability of 0.9 at s."""
+        return HardConcrete(target.weight, (context.seed * 1_000_003 + index) * 1_000_003)
+
+    def importance(self, module: nn.Module, gate: Mask) -> Tensor:
+        """log α."""
+        assert isinstance(gate, HardConcrete)
+        return gate.log_alpha.detach()
+
+    def parameter_groups(self, model: PreTrainedModel) -> list[dict[str, Any]]:
+        """log α."""
+        scores = [gate.log_alpha for _, gate in owned(model, self.name, HardConcrete)]
+        return [{"params": scores, "lr": self.score_learning_rate, "weight_decay": 0.0}]
+
+    def penalty(self, model: PreTrainedModel, progress: float) -> Tensor:
+        """λ·mean P(z ≠ 0) over all gates."""
+        chances = [open_probability(gate.log_alpha) for _, gate in owned(model, self.name, HardConcrete)]
+        mean = torch.stack([chance.sum() for chance in chances]).sum() / sum(chance.numel() for chance in chances)
+        return self.share(progress) * self.strength * mean
+
+    def after_step(self, model: PreTrainedModel, learning_rate: float) -> None:
+        """The next draw."""
+        for _, gate in owned(model, self.name, HardConcrete):
+            gate.draw += 1

@@ -1,0 +1,93 @@
+"""Lottery tickets (Frankle & Carbin 2019, arXiv:1803.03635; for BERT Chen et al. 2020, arXiv:2007.12223).
+
+The pretrained weights θ₀ are trained, cut by global |θ|, and the survivors set back to θ₀ (or to their values k % into
+the first training: Renda et al. 2020, arXiv:2003.02389), in rounds that each prune the same share of what is left; then
+m ⊙ θ₀ is trained once. The controls train, with the same counts per tensor, a random mask, the ticket's mask on new
+random weights θ₀′, or on θ₀″, whose values are permuted within each tensor.
+Cost: (rounds + 1) times the budget, one more copy of the weights, in memory and in checkpoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from compress_exp.config import FieldError, UserError
+from compress_exp.methods.base import Context, Facts
+from compress_exp.methods.parametrized import Mask, owned, trained
+from compress_exp.methods.prune.base import Pruning
+from compress_exp.training import ranks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CONTROLS = ("random_mask", "reinitialized", "shuffled")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LotteryTicket(Pruning):
+    """Find a sparse network within the pretrained one that trains as well.
+
+    Attributes:
+        rewind: share of a training to which the weights are rewound.
+        control: null for the ticket, or what it has to beat.
+    """
+
+    rewind: float | None = 0.0
+    control: str | None = None
+
+    replaces_model: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rewind is None:
+            raise FieldError("rewind", "null is not allowed, a number from 0 is; prune/iterative does not rewind")
+        if self.control is not None and self.control not in CONTROLS:
+            raise FieldError("control", f"{self.control!r} is not allowed; null, {', '.join(CONTROLS)} are")
+
+    @property
+    def starts_from(self) -> str:
+        """The pretrained model, not the baseline."""
+        return "pretrained"
+
+    def check(self, facts: Facts) -> Facts:
+        """It begins before the baseline was trained, so nothing can come before it.
+
+        Raises:
+            UserError: it is not the first stage.
+        """
+        if not facts.first:
+            raise UserError(f"method.prune: {self.name} starts from the pretrained weights; put it first")
+        return super().check(facts)
+
+    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
+        """The pretrained model, with masks."""
+        return super().prepare(context.pretrained().to(context.device), context)  # type: ignore[arg-type]
+
+    def rewound(self, model: PreTrainedModel, last: bool) -> None:
+        """Before the final training, what the control changes."""
+        if not last or self.control is None:
+            return
+        seed = ranks.from_zero(int(torch.randint(2**31, ())))
+        generator = torch.Generator().manual_seed(seed)
+        if self.control == "random_mask":
+            for _, mask in owned(model, self.name, Mask):
+                mask.mask.copy_(permuted(mask.mask, generator))
+        elif self.control == "shuffled":
+            for weight in trained(model).values():
+                weight.copy_(permuted(weight, generator))
+        else:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                fresh = trained(type(model)(model.config))
+            for name, weight in trained(model).items():
+                weight.copy_(fresh[name])
+
+
+def permuted(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """The same entries in another order."""
+    order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
+    return tensor.flatten()[order].view_as(tensor)

@@ -1,0 +1,53 @@
+"""What the gradients of the task's loss say about weights, on calibration rows, before anything trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.utils import parametrize
+
+from compress_exp.losses.task import hard_loss
+from compress_exp.methods.base import Context
+from compress_exp.methods.select import Target, original
+from compress_exp.training import ranks
+from compress_exp.training.forward import forward_logits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def mean_over_batches(
+    model: PreTrainedModel,
+    chosen: Sequence[Target],
+    context: Context,
+    count: int,
+    statistic: Callable[[Tensor, Tensor], Tensor],
+) -> list[Tensor]:
+    """The mean over batches of a function of each weight's gradient g and its value w, without dropout.
+
+    Args:
+        model: in any mode; evaluated, and given back as it was.
+        chosen: the weights.
+        context: gives task and batches of 32 training rows; several ranks share the rows of each.
+        count: batches.
+        statistic: (g, w) -> a tensor of their shape.
+
+    Returns:
+        One tensor per target, in its weight's shape.
+    """
+    was_training = model.training
+    model.eval()
+    weights = [original(target.modules[0]) for target in chosen]
+    sums = [torch.zeros_like(weight, requires_grad=False) for weight in weights]
+    batches = context.calibration(count)
+    for batch in batches:
+        with torch.enable_grad(), parametrize.cached():
+            loss = hard_loss(*context.task.targets(forward_logits(model, batch), batch))
+            gradients = torch.autograd.grad(loss, weights)
+        for total, gradient, weight in zip(sums, gradients, weights, strict=True):
+            total += statistic(ranks.all_mean(gradient), weight.detach()) / len(batches)
+    model.train(was_training)
+    return sums

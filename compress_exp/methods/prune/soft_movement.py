@@ -1,0 +1,78 @@
+"""Soft movement pruning (Sanh, Wolf & Rush 2020, arXiv:2005.07683): keep the weights whose score passes a threshold.
+
+M = 1[σ(S) > τ] with the scores S learned as in movement pruning, and a penalty λ·mean σ(S) that pulls them below. τ
+and λ rise together by the cubic schedule, τ to 0.1. Every layer finds its own sparsity, of at most 99.5 %; the total is
+a result. The mean is over all scores, so a model with fewer weights feels the same λ more: 400 is for BERT-base.
+Cost: a float32 score with Adam's two moments for every weight.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from compress_exp.config import check_number
+from compress_exp.methods.base import Context
+from compress_exp.methods.parametrized import Mask, owned
+from compress_exp.methods.prune.movement import MovementGate
+from compress_exp.methods.prune.penalty import PenaltyPruning
+from compress_exp.methods.prune.ranking import smallest
+from compress_exp.methods.schedules import sparsity_at
+from compress_exp.methods.select import Target
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FLOOR = 0.005
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftMovementPruning(PenaltyPruning):
+    """Mask by a threshold on learned scores.
+
+    Attributes:
+        threshold: τ at the end, in [0, 1); scores start at σ(0) = 0.5.
+        score_learning_rate: of the scores, which follow the same warm-up and decay as the weights.
+    """
+
+    strength: float = 400.0
+    threshold: float = 0.1
+    score_learning_rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("threshold", self.threshold, 0, 0.999)
+        check_number("score_learning_rate", self.score_learning_rate, 0)
+
+    def gate(self, target: Target, index: int, context: Context) -> Mask:
+        """Scores of zero."""
+        return MovementGate(target.weight)
+
+    def importance(self, module: nn.Module, gate: Mask) -> Tensor:
+        """The scores."""
+        assert isinstance(gate, MovementGate)
+        return gate.scores.detach()
+
+    def parameter_groups(self, model: PreTrainedModel) -> list[dict[str, Any]]:
+        """The scores."""
+        scores = [gate.scores for _, gate in owned(model, self.name, MovementGate)]
+        return [{"params": scores, "lr": self.score_learning_rate, "weight_decay": 0.0}]
+
+    def penalty(self, model: PreTrainedModel, progress: float) -> Tensor:
+        """λ·mean σ(S) over all scores."""
+        scores = [gate.scores for _, gate in owned(model, self.name, MovementGate)]
+        mean = torch.stack([score.sigmoid().sum() for score in scores]).sum() / sum(score.numel() for score in scores)
+        return sparsity_at(self.share(progress), self.strength, "cubic") * mean
+
+    def step(self, model: PreTrainedModel, progress: float) -> None:
+        """Mask what is at or below the threshold of now; at the last step, trim."""
+        threshold = sparsity_at(progress, self.threshold, "cubic")
+        for _, gate in owned(model, self.name, MovementGate):
+            above = gate.scores.sigmoid() > threshold
+            least = math.ceil(FLOOR * above.numel())
+            gate.mask.copy_(above if int(above.sum()) >= least else ~smallest(gate.scores, above.numel() - least))
+        super().step(model, progress)
