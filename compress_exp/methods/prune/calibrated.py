@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from compress_exp.config import FieldError, UserError, check_number
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.calibration import Statistic, stream
-from compress_exp.methods.parametrized import Mask, attach, attached, locked, owned
+from compress_exp.methods.parametrized import Mask, attach, attached, passing
 from compress_exp.methods.prune.amount import Amount
-from compress_exp.methods.select import OUTSIDE_BLOCKS, Target, original, targets, weight_of
+from compress_exp.methods.prune.base import share_of, sparsity_of
+from compress_exp.methods.select import OUTSIDE_BLOCKS, Target, original, targets
 from compress_exp.models.families.base import is_conv1d
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ class CalibratedPruning(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("calibration", self.calibration, 1)
-        for name, usual in (("start", 0.0), ("end", 1.0), ("rounds", 1)):
+        for name, usual in (("start", 0.0), ("end", 1.0), ("rounds", 1), ("rewind", None)):
             if getattr(self, name) != usual:
-                raise FieldError(name, f"{self.name} prunes once, before any training; leave it at {usual}")
+                raise FieldError(name, f"{self.name} prunes once, before any training; leave it as it is ({usual})")
         _ = self.amount
 
     @property
@@ -73,7 +74,7 @@ class CalibratedPruning(Method):
                 mask = Mask(target.weight)
                 attach(target, mask)
             mask.owner = self.name
-        sparsity = self.amount.share(model, [target.modules[0] for target in chosen])
+        sparsity = share_of(self.amount, model, self.name)
         if sparsity:
             self.prune(model, context, chosen, sparsity)
         return model
@@ -98,7 +99,7 @@ class CalibratedPruning(Method):
         mask = attached(module, Mask)
         assert mask is not None
         trained = original(module).data
-        kept = rows(module, locked(module, "") & mask.mask)
+        kept = rows(module, passing(module))
         weight, new = self.cut(rows(module, trained), kept, statistic, sparsity)
         if not bool(new.any()):
             raise UserError(
@@ -123,8 +124,7 @@ class CalibratedPruning(Method):
 
     def curves(self, model: PreTrainedModel) -> dict[str, float]:
         """The sparsity reached, over the selected weights."""
-        weights = [weight_of(module) for module, _ in owned(model, self.name, Mask)]
-        return {"sparsity": sum(int((weight == 0).sum()) for weight in weights) / sum(w.numel() for w in weights)}
+        return {"sparsity": sparsity_of(model, self.name)}
 
 
 def rows(module: nn.Module, tensor: Tensor) -> Tensor:
