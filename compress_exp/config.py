@@ -112,7 +112,7 @@ def _construct(config: Mapping[str, Any], key: str) -> Any:
             raise UserError(f"{key}.{name}: {value!r} is not allowed, {_spell(hints[name])} is")
         if isinstance(value, list) and typing.get_origin(hints.get(name)) is tuple:
             arguments[name] = tuple(value)
-        if isinstance(value, int) and not isinstance(value, bool) and hints.get(name) is float:
+        if isinstance(value, int) and not isinstance(value, bool) and _is_float(hints.get(name)):
             arguments[name] = float(value)
     if is_dataclass(target):
         for item in fields(target):
@@ -123,6 +123,12 @@ def _construct(config: Mapping[str, Any], key: str) -> Any:
         return target(**arguments)
     except FieldError as error:
         raise UserError(f"{key}.{error.name}: {error.message}") from error
+
+
+def _is_float(hint: Any) -> bool:
+    """Whether a number is to be a float, so that 1 and 1.0 are one setting with one key."""
+    options = typing.get_args(hint) or (hint,)
+    return float in options and int not in options
 
 
 def _spell(hint: Any) -> str:

@@ -103,11 +103,11 @@ def _halves(outputs: Path, references: References) -> Iterator[Leftover]:
         for path in _hidden(place, REMOVED):
             name = path.name[1:].removesuffix(REMOVED).removesuffix(".old").partition(".partial-")[0]
             yield Leftover(path, whose or place / name, "an earlier clean was interrupted")
-    for path in _hidden(outputs / "wandb", ""):
+    for path in (*_hidden(outputs / "wandb", ""), *_hidden(outputs / "tensorboard", "")):
         if path.name.startswith(".partial-"):
             run = path.name.removeprefix(".partial-").removesuffix(REMOVED)
             whose = next((own for own in directories(outputs / "runs") if own.name.endswith(f"-{run}")), path)
-            yield Leftover(path, whose, "a half-written session, nobody works on it")
+            yield Leftover(path, whose, "half-written by a tracker, nobody works on it")
 
 
 def _files(outputs: Path) -> Iterator[Leftover]:

@@ -79,6 +79,22 @@ def sweep_id(arguments: Sequence[str]) -> str:
     return digest(sorted(arguments))
 
 
+def sweep_of(outputs: Path, run: str) -> str | None:
+    """The id of the sweep that asked for a run last; None if it is in none.
+
+    A sweep writes its members before it launches any, so a job finds its own sweep here whatever launched it.
+    """
+    files = [(path.stat().st_mtime, path) for path in (outputs / "sweeps").glob("*/sweep.json")]
+    for _, path in sorted(files, reverse=True):
+        try:
+            content = json.loads(path.read_text())
+            if any(row["run"] == run for row in content["members"]):
+                return str(content["id"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
 class Manifest:
     """The file of one sweep.
 

@@ -103,10 +103,15 @@ def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
     stage = plan.stages[index]
     use_threads(stage.train)
     torch.manual_seed(plan.seed)
-    tokenizer = AutoTokenizer.from_pretrained(parent)
+    before: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(parent)
+    tokenizer = before
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load(parent).to(device)  # type: ignore[arg-type]
-    features = plan.task.features("train", tokenizer, model.config)
+    features = plan.task.features("train", before, model.config)
+    for method in stage.methods:
+        tokenizer = method.retokenize(tokenizer, features)
+    if tokenizer is not before:
+        features = plan.task.features("train", tokenizer, model.config)
 
     def calibration(count: int) -> list[dict[str, torch.Tensor]]:
         batches = calibration_batches(features, lambda rows: plan.task.collate(rows, tokenizer), plan.seed, count)
@@ -116,6 +121,7 @@ def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
         family=family_of(model.config.model_type),
         task=plan.task,
         tokenizer=tokenizer,
+        parent_tokenizer=before,
         seed=plan.seed,
         device=device,
         baseline=lambda: load(baseline),
@@ -151,15 +157,21 @@ def _rank_job(
 
 
 def load_teacher(plan: Plan, baseline: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """The baseline, or the artifact that `teacher` names if it reads and says what the student does."""
+    """The baseline, or the artifact that `teacher` names if it reads and says what the student does.
+
+    A teacher of more tokens than the student's is cut to them, so that both read the same ids.
+    """
     from transformers import AutoTokenizer
 
     from compress_exp.export.artifact import load
+    from compress_exp.models.vocabulary import shrink
 
-    if plan.teacher == "baseline":
-        return load(baseline)
-    teacher = load(plan.teacher)
-    same = AutoTokenizer.from_pretrained(plan.teacher).get_vocab() == tokenizer.get_vocab()
+    place = baseline if plan.teacher == "baseline" else Path(plan.teacher)
+    teacher, own = load(place), AutoTokenizer.from_pretrained(place)
+    same = own.get_vocab() == tokenizer.get_vocab()
+    if not same and set(tokenizer.get_vocab()) < set(own.get_vocab()):
+        shrink(teacher, own, tokenizer)
+        same = True
     classes = "num_labels" if plan.task.kind == "classification" else "vocab_size"
     if not same or getattr(teacher.config, classes) != getattr(model.config, classes):
         raise UserError(f"teacher: {plan.teacher!r} has another vocabulary or other classes than the student")

@@ -129,6 +129,27 @@ def _fingerprint(directory: Path) -> str | None:
         return None
 
 
+def summary(record: Json) -> dict[str, Any]:
+    """The record by path; the headline row is directly under `latency/`, the primary metric at `quality/primary`."""
+    rows = record["latency"]["rows"]
+    latency = {name: value for name, value in record["latency"].items() if name != "rows"}
+    flat = flatten(dict(record) | {"latency": latency | (dict(rows[0]) if rows else {})})
+    return flat | {"quality/primary": record["quality"]["primary"]["value"]}
+
+
+def flatten(node: Any, path: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one level, the parts of a path joined by `/`; a list of strings is one string."""
+    if isinstance(node, list) and node and all(isinstance(item, str) for item in node):
+        return {path: ",".join(node)}
+    if isinstance(node, Mapping | list):
+        items = node.items() if isinstance(node, Mapping) else enumerate(node)
+        flat: dict[str, Any] = {}
+        for name, value in items:
+            flat |= flatten(value, f"{path}/{name}" if path else str(name))
+        return flat
+    return {path: node}
+
+
 def clean(node: Any) -> Any:
     """A copy without anything named like a secret, and with `~` for the home directory."""
     if isinstance(node, Mapping):

@@ -8,20 +8,19 @@ are nowhere yet: sessions that were not synced yet are replaced, what the server
 from __future__ import annotations
 
 import logging
-import netrc
 import os
 import shutil
-import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Literal
 
 from compress_exp.config import check_choice, check_number
-from compress_exp.tracking import Json, Tracking
+from compress_exp.manifest import sweep_of
+from compress_exp.tracking import Json, Tracking, flatten, summary
+from compress_exp.wandb_account import ANSWER_SECONDS, answers, has_key
 
 if TYPE_CHECKING:
     import wandb
@@ -37,19 +36,23 @@ class WandbTracking(Tracking):
     Attributes:
         project: W&B project.
         entity: W&B user or team; null takes the account's default.
-        mode: "online", "offline" (files under `outputs/wandb`, sent later by `wandb sync`), or "auto": what WANDB_MODE
-            says, else online where a key is there and the server answers, else offline.
-        timeout: seconds the server may take to answer.
+        mode: "online", "offline" (files under `outputs/wandb`, sent later by `wandb sync`), "disabled", or "auto": what
+            WANDB_MODE says, else online where a key is there and the server answers within 3 seconds, else offline.
+        timeout: seconds that the server may take until it has the run, that answer included; then it is kept offline.
+        finish_timeout: seconds that sending it may take at the end; a server that is lost in between costs these and
+            10 more, and the run counts as not shown.
     """
 
     project: str = "compress_exp"
     entity: str | None = None
     mode: str = "auto"
-    timeout: float = 10.0
+    timeout: float = 4.0
+    finish_timeout: float = 60.0
 
     def __post_init__(self) -> None:
-        check_choice("mode", self.mode, ("auto", "online", "offline"))
+        check_choice("mode", self.mode, ("auto", "online", "offline", "disabled"))
         check_number("timeout", self.timeout, 1)
+        check_number("finish_timeout", self.finish_timeout, 1)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -58,41 +61,47 @@ class WandbTracking(Tracking):
 
     def done(self, directory: Path) -> bool:
         """Whether the record that is in a run's directory now was sent, or kept for `wandb sync`."""
-        return self._disabled or super().done(directory)
+        return self._asked == "disabled" or super().done(directory)
+
+    def sent(self, directory: Path) -> bool:
+        """Whether the server has the record that is in a run's directory now, as far as is known here."""
+        shown = self._shown(directory)
+        return super().done(directory) and (
+            shown["mode"] == "online" or not _sessions(directory.resolve().parents[1] / "wandb", shown)[1]
+        )
 
     @property
-    def _disabled(self) -> bool:
-        return self.mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"
+    def _asked(self) -> str:
+        """The mode that was asked for; in "auto" WANDB_MODE may say which."""
+        given = os.environ.get("WANDB_MODE") if self.mode == "auto" else self.mode
+        return given if given in ("online", "offline", "disabled") else "auto"
 
     def _log(self, record: Json, curves: Sequence[Json], config: Json, directory: Path) -> dict[str, Any] | None:
-        if self._disabled:
+        if self._asked == "disabled":
             return None
         place = directory.resolve().parents[1] / "wandb"
-        with _inside(place):
-            import wandb
-
-            mode = self._mode(str(wandb.setup(wandb.Settings(silent=True)).settings.base_url))
-            if mode == "online" and (run := self._reach(record, config, place.parent)) is not None:
+        with own_places(place):
+            if (run := self._reach(record, config, place.parent)) is not None:
                 return self._online(run, record, curves, place, directory)
             return self._offline(record, curves, config, place, directory)
 
-    def _mode(self, server: str) -> Mode:
-        given = os.environ.get("WANDB_MODE") if self.mode == "auto" else self.mode
-        if given in ("online", "offline"):
-            return cast(Mode, given)
-        if not has_key(server):
-            return "offline"
-        if not answers(server, self.timeout):
-            log.warning("tracking: %s does not answer; kept offline", server)
-            return "offline"
-        return "online"
-
-    def _reach(self, record: Json, config: Json, place: Path) -> wandb.Run | None:
-        """An online session, None where the server refuses."""
+    def _reach(self, record: Json, config: Json, outputs: Path) -> wandb.Run | None:
+        """An online session; None where it is kept offline, which is said unless it was asked for."""
         import wandb
 
+        until = time.monotonic() + self.timeout
+        if self._asked == "offline":
+            return None
+        server = address(outputs)
+        if not has_key(server):
+            level = logging.INFO if self._asked == "auto" else logging.WARNING
+            log.log(level, "tracking: there is no key for %s; kept offline, `wandb sync` sends it", server)
+            return None
+        if self._asked == "auto" and not answers(server, min(ANSWER_SECONDS, self.timeout)):
+            log.warning("tracking: %s does not answer; kept offline", server)
+            return None
         try:
-            return self._init(record, config, place, "online")
+            return self._init(record, config, outputs, "online", max(1.0, until - time.monotonic()))
         except wandb.errors.Error as error:
             log.warning("tracking: %s: %s; kept offline", type(error).__name__, " ".join(str(error).split()))
             wandb.teardown()  # its service would refuse the id as in use
@@ -135,7 +144,7 @@ class WandbTracking(Tracking):
         aside.mkdir(parents=True)
         if sent:
             time.sleep(1)  # W&B names sessions by the second
-        run = self._init(record, config, aside, "offline")
+        run = self._init(record, config, place.parent, "offline", self.timeout, aside)
         try:
             _fill(run, record, [] if sent or on_server else curves)
         finally:
@@ -150,7 +159,9 @@ class WandbTracking(Tracking):
         shutil.rmtree(aside, ignore_errors=True)
         return shown | {"sessions": [*sent, session.name]}
 
-    def _init(self, record: Json, config: Json, place: Path, mode: Mode) -> wandb.Run:
+    def _init(
+        self, record: Json, config: Json, outputs: Path, mode: Mode, seconds: float, aside: Path | None = None
+    ) -> wandb.Run:
         import wandb
 
         run = record["run"]
@@ -159,9 +170,8 @@ class WandbTracking(Tracking):
         settings = wandb.Settings(
             silent=True,
             console="off",
-            init_timeout=self.timeout,
-            login_timeout=self.timeout,
-            finish_timeout=60,
+            init_timeout=seconds,
+            finish_timeout=self.finish_timeout,
             finish_timeout_raises=True,
             disable_git=True,
             save_code=False,
@@ -174,10 +184,10 @@ class WandbTracking(Tracking):
         started = wandb.init(
             project=self.project,
             entity=self.entity,
-            dir=place,
+            dir=aside or outputs,
             id=run["id"],
             name=run["name"],
-            group=f"{run['model']}/{run['task']}",
+            group=sweep_of(outputs, run["id"]) or f"{run['model']}/{run['task']}",
             job_type="compress",
             tags=[method[:64], str(run["hardware"])[:64]],
             mode=mode,
@@ -213,59 +223,28 @@ def _sessions(place: Path, shown: Json) -> tuple[list[str], list[str]]:
     return [name for name in names if name not in unsent], unsent
 
 
-def summary(record: Json) -> dict[str, Any]:
-    """The record by path; the headline row is directly under `latency/`, the primary metric at `quality/primary`."""
-    rows = record["latency"]["rows"]
-    latency = {name: value for name, value in record["latency"].items() if name != "rows"}
-    flat = flatten(dict(record) | {"latency": latency | (dict(rows[0]) if rows else {})})
-    return flat | {"quality/primary": record["quality"]["primary"]["value"]}
+def address(outputs: Path) -> str:
+    """The server that wandb is set up for."""
+    with own_places(outputs / "wandb"):
+        import wandb
 
-
-def flatten(node: Any, path: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as one level, the parts of a path joined by `/`; a list of strings is one string."""
-    if isinstance(node, list) and node and all(isinstance(item, str) for item in node):
-        return {path: ",".join(node)}
-    if isinstance(node, Mapping | list):
-        items = node.items() if isinstance(node, Mapping) else enumerate(node)
-        flat: dict[str, Any] = {}
-        for name, value in items:
-            flat |= flatten(value, f"{path}/{name}" if path else str(name))
-        return flat
-    return {path: node}
-
-
-def has_key(server: str) -> bool:
-    """Whether an account is set up: WANDB_API_KEY, or the server's entry in netrc (what `wandb login` writes)."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        hosts = netrc.netrc(os.environ.get("NETRC")).hosts
-    except (OSError, netrc.NetrcParseError):
-        return False
-    return urlsplit(server).hostname in hosts
-
-
-def answers(server: str, timeout: float) -> bool:
-    """Whether the server takes a connection in time; wandb itself would try for much longer."""
-    address = urlsplit(server)
-    port = address.port or (443 if address.scheme == "https" else 80)
-    try:
-        socket.create_connection((address.hostname or "", port), timeout).close()
-    except OSError:
-        return False
-    return True
+        return str(wandb.setup(wandb.Settings(silent=True)).settings.base_url)
 
 
 @contextmanager
-def _inside(directory: Path) -> Iterator[None]:
-    """Keep wandb's caches and staging under our own directory; it reads the environment only."""
-    names = {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache", "WANDB_ARTIFACT_DIR": "artifacts"}
-    before = {name: os.environ.get(name) for name in names}
+def own_places(directory: Path) -> Iterator[None]:
+    """Keep wandb's caches and staging under our own directory, and its waiting short.
+
+    It reads the environment only; what the user set there counts. While a server is silent, its telemetry would hold up
+    the end of every process for 10 seconds, and a single question of its client 19.
+    """
+    own = {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache", "WANDB_ARTIFACT_DIR": "artifacts"}
+    values = {name: str(directory / folder) for name, folder in own.items()}
+    values |= {"WANDB_ERROR_REPORTING": "false", "WANDB_HTTP_TIMEOUT": "10"}
+    missing = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ |= missing
     try:
-        for name, folder in names.items():
-            os.environ.setdefault(name, str(directory / folder))
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
+        for name in missing:
+            os.environ.pop(name, None)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from compress_exp.pipeline import build_baseline
 from compress_exp.plan import Plan
 from compress_exp.store import Store
 from tests.experiments import write_data
+from tests.wandb_server import WANDB_KEY, Wandb, serve
 
 ENCODER = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
 SEQ2SEQ = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
@@ -86,6 +88,7 @@ def context(batch: dict[str, Tensor], tmp_path: Path) -> Callable[[str], Context
             family=family_of(model_type),
             task=None,  # type: ignore[arg-type]
             tokenizer=None,  # type: ignore[arg-type]
+            parent_tokenizer=None,  # type: ignore[arg-type]
             seed=0,
             device=torch.device("cpu"),
             baseline=lambda: build_model(model_type),
@@ -138,3 +141,24 @@ def budget() -> TrainConfig:
 def no_budget() -> TrainConfig:
     """Post-training."""
     return TrainConfig(epochs=1, learning_rate=1e-3, batch_size=4, max_steps=0)
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Wandb]:
+    """A server, an account on it, and a home directory of its own; the key is in no file and no line of the log."""
+    import wandb
+
+    caplog.set_level(logging.DEBUG)
+
+    with serve() as state:
+        (tmp_path / "home").mkdir()
+        for name, value in {"HOME": str(tmp_path / "home"), "WANDB_BASE_URL": state.address}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("WANDB_API_KEY", WANDB_KEY)
+        monkeypatch.delenv("WANDB_MODE", raising=False)
+        wandb.teardown()  # it reads the environment once
+        yield state
+        wandb.teardown()
+        assert not state.unknown
+        assert WANDB_KEY not in caplog.text
+        assert not [path for path in tmp_path.rglob("*") if path.is_file() and WANDB_KEY.encode() in path.read_bytes()]

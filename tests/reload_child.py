@@ -23,7 +23,7 @@ for file in sorted(Path(sys.argv[1]).glob("*.json")):
     entry = json.loads(file.read_text())
     architecture = json.loads((Path(entry["path"]) / "config.json").read_text())["architectures"][0]
     model = AUTO.get(architecture, transformers.AutoModelForSeq2SeqLM).from_pretrained(entry["path"])
-    ids = torch.arange(1, 25).view(2, 12) * 7 % 300 + 5
+    ids = torch.arange(1, 25).view(2, 12) * 7 % (model.config.vocab_size - 5) + 5
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.flip(1)}
     with torch.no_grad():
         logits = forward_logits(model.eval(), batch).float()

@@ -125,6 +125,7 @@ def test_what_interrupted_processes_left(tmp_path: Path) -> None:
         f"runs/tiny-{key}/.deploy.old",
         f"artifacts/.{key}.removed",
         f"wandb/.partial-{key}",
+        f"tensorboard/.partial-{key}",
     ):
         (tmp_path / place).mkdir(parents=True)
     killed_holder(tmp_path / "evaluations" / "e")
@@ -139,7 +140,8 @@ def test_what_interrupted_processes_left(tmp_path: Path) -> None:
             f"artifacts/.{key}.removed": "an earlier clean was interrupted",
             f"runs/tiny-{key}/deploy.partial-1": "half-built, nobody works on it",
             f"runs/tiny-{key}/.deploy.old": "set aside, its successor is there",
-            f"wandb/.partial-{key}": "a half-written session, nobody works on it",
+            f"wandb/.partial-{key}": "half-written by a tracker, nobody works on it",
+            f"tensorboard/.partial-{key}": "half-written by a tracker, nobody works on it",
             "evaluations/.e.lease": "its holder is gone",
             f"runs/tiny-{key}/.record.json.7.tmp": "never renamed into place",
         }

@@ -107,7 +107,7 @@ print(sorted(heavy & set(sys.modules)), file=sys.stderr)
     assert done.stderr.splitlines()[-1] == "[]"
     for group in ("hardware:", "loss:", "method:", "model:", "task:", "tracking:", "train:", "experiment:"):
         assert f"\n  {group}" in done.stdout
-    assert "prune, prune/magnitude" in done.stdout
+    assert "prune, prune/block_movement" in done.stdout
     assert done.stdout.count("  python -m compress_exp ") == 12
 
 

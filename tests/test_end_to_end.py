@@ -59,11 +59,11 @@ def swept(tmp_path_factory):
 def test_the_default_sweep_gives_four_rows_and_three_records(swept):
     outputs, done = swept
     assert done.returncode == 0, done.stderr
-    for row in ("baseline", "prune/magnitude", "quant/int8", "distill/soft_targets"):
+    for row in ("baseline", "prune/gradual", "quant/int8", "distill/soft_targets"):
         assert row in done.stdout
     found = records(outputs)
     assert {tuple(record["run"]["method"]) for record in found} == {
-        ("prune/magnitude",),
+        ("prune/gradual",),
         ("quant/int8",),
         ("distill/soft_targets",),
     }
@@ -78,7 +78,7 @@ def test_its_page_shows_all_runs_and_draws_everything(swept):
         (section,) = data(browser)["sections"]
         assert [entry["label"] for entry in section["entries"] if not entry["dense"]] == [
             "distill/soft_targets",
-            "prune/magnitude",
+            "prune/gradual",
             "quant/int8",
         ]
         assert all(entry["chains"] and entry["waterfalls"] for entry in section["entries"] if not entry["dense"])
@@ -144,7 +144,7 @@ def test_a_pipeline_shares_its_prefix(swept):
     again = cli(outputs, "method=[prune,quant]", "measure.stages=all", "score.compression=0")
     assert again.returncode == 0, again.stderr
     record = next(r for r in records(outputs) if len(r["stages"]) == 2)
-    alone = next(r for r in records(outputs) if r["run"]["method"] == ["prune/magnitude"])
+    alone = next(r for r in records(outputs) if r["run"]["method"] == ["prune/gradual"])
     assert record["stages"][0]["quality"] == alone["quality"]["metrics"]
     assert record["score"]["weights"]["compression"] == 0
 

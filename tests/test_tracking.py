@@ -12,8 +12,9 @@ import pytest
 
 from compress_exp.config import UserError, build
 from compress_exp.run import curves
-from compress_exp.tracking import CsvTracking, NoTracking, Tracking, clean
-from compress_exp.wandb_tracking import WandbTracking, flatten, has_key, summary
+from compress_exp.tracking import CsvTracking, NoTracking, Tracking, clean, flatten, summary
+from compress_exp.wandb_account import has_key
+from compress_exp.wandb_tracking import WandbTracking
 
 ROW = {"batch_size": 1, "length": 128, "p50_ms": 1.25, "speedup": 2.0, "speedup_interval": [1.9, 2.1]}
 RECORD: dict[str, Any] = {
@@ -112,6 +113,19 @@ def test_a_server_that_does_not_answer_keeps_the_run_offline(
     wandb.teardown()
 
 
+@pytest.mark.parametrize(("mode", "level"), [("auto", logging.INFO), ("online", logging.WARNING)])
+def test_without_a_key_it_is_kept_offline_which_is_said_in_one_line(
+    tmp_path: Path, home: Path, caplog: pytest.LogCaptureFixture, mode: str, level: int
+) -> None:
+    caplog.set_level(logging.INFO, "compress_exp")
+    directory = log(WandbTracking(mode=mode), tmp_path / "out")
+    (line,) = [record for record in caplog.records if record.name == "compress_exp"]
+    assert line.levelno == level
+    assert "there is no key for https://" in line.getMessage() and "kept offline" in line.getMessage()
+    assert WandbTracking(mode=mode).done(directory)
+    assert list((tmp_path / "out" / "wandb").glob("offline-run-*-abc123/*.wandb"))
+
+
 def test_a_failure_is_one_warning(tmp_path: Path, home: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "wandb").write_text("a file where the directory should be")
     directory = log(WandbTracking(mode="offline"), tmp_path)
@@ -158,6 +172,9 @@ def test_wandb_switched_off_in_the_environment_has_nothing_to_do(
     directory = log(WandbTracking(), tmp_path)
     assert WandbTracking().done(directory)
     assert not WandbTracking(mode="offline").done(directory)
+    monkeypatch.delenv("WANDB_MODE")
+    assert WandbTracking(mode="disabled").done(log(WandbTracking(mode="disabled"), tmp_path))
+    assert not WandbTracking().done(directory)
     assert not (tmp_path / "wandb").exists()
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,23 +39,6 @@ directory = Path(sys.argv[1])
 given = json.loads((directory / "record.json").read_text())
 WandbTracking(mode="offline").log(given, json.loads(sys.argv[2]), {}, directory)
 """
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wandb]:
-    """A server, an account on it, and a home directory of its own."""
-    import wandb
-
-    with serve() as state:
-        (tmp_path / "home").mkdir()
-        for name, value in {"HOME": str(tmp_path / "home"), "WANDB_BASE_URL": state.address}.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-        monkeypatch.delenv("WANDB_MODE", raising=False)
-        wandb.teardown()  # it reads the environment once
-        yield state
-        wandb.teardown()
-        assert set(state.unknown) <= {"ArtifactType"}  # which may be unknown
 
 
 def measured(outputs: Path, quality: float) -> tuple[dict[str, Any], Path]:
@@ -165,3 +149,55 @@ def test_broken_off_online_goes_on_where_the_server_stands(
     log(ONLINE, tmp_path, 0.3)
     assert ONLINE.done(directory)
     check_history(server, 0.3)
+
+
+def test_runs_of_a_sweep_are_grouped_by_the_sweep_that_asked_last(server: Wandb, tmp_path: Path) -> None:
+    log(ONLINE, tmp_path, 0.1)
+    assert server.runs[ID].group == "tiny/reviews"
+    for age, name in ((20, "older"), (10, "newer"), (0, "of-others")):
+        file = tmp_path / "sweeps" / name / "sweep.json"
+        file.parent.mkdir(parents=True)
+        members = [{"run": "other"}, {"run": None}, *([] if name == "of-others" else [{"run": ID}])]
+        file.write_text(json.dumps({"id": name, "members": members}))
+        os.utime(file, (time.time() - age,) * 2)
+    log(ONLINE, tmp_path, 0.2)
+    assert server.runs[ID].group == "newer"
+    check_history(server, 0.2)
+
+
+@pytest.mark.parametrize("operation", ["/healthz", "RunResumeStatus", "UpsertBucket"])
+def test_a_server_that_falls_silent_delays_the_start_by_five_seconds(
+    server: Wandb, tmp_path: Path, caplog: pytest.LogCaptureFixture, operation: str
+) -> None:
+    log(OFFLINE, tmp_path / "warm", 0.1)
+    started = time.monotonic()
+    log(OFFLINE, tmp_path / "undisturbed", 0.1)
+    usual, started = time.monotonic() - started, time.monotonic()
+    server.silent_from = operation
+    directory = log(WandbTracking(), tmp_path / "silent", 0.1)
+    assert server.asked[0] == "/healthz" and server.broken.is_set()
+    assert time.monotonic() - started - usual < 5 + 3  # three for a busy machine
+    assert WandbTracking().done(directory) and len(sessions(tmp_path / "silent")) == 1
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert line.startswith("tracking: ") and line.endswith("; kept offline")
+
+
+def test_a_silent_server_does_not_hold_up_the_end_of_the_process(server: Wandb, tmp_path: Path) -> None:
+    _, directory = measured(tmp_path, 0.1)
+    server.silent_from = "RunResumeStatus"
+    program = KILLED.replace("== 20", "== -1").replace('mode="offline"', "")
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", program, str(directory), json.dumps(CURVES)], check=True)
+    assert time.monotonic() - started < 5 + 8  # and imports on a busy machine
+
+
+def test_a_server_that_is_killed_costs_a_bounded_time_and_is_shown_the_run_later(server: Wandb, tmp_path: Path) -> None:
+    server.gone_from = "file_stream"
+    started = time.monotonic()
+    directory = log(WandbTracking(finish_timeout=3), tmp_path, 0.1)
+    assert time.monotonic() - started < 3 + 10 + 7  # seven for a busy machine
+    assert server.broken.is_set() and not ONLINE.done(directory)
+    with serve(server):
+        log(WandbTracking(), tmp_path, 0.1)
+        assert ONLINE.done(directory)
+        check_history(server, 0.1)

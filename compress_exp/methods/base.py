@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -46,11 +46,25 @@ class Facts:
 
 @dataclass(frozen=True)
 class Context:
-    """What a method may use beside the model."""
+    """What a method may use beside the model.
+
+    Attributes:
+        family: its architecture.
+        task: gives targets and collates rows.
+        tokenizer: what the result of the stage reads with.
+        parent_tokenizer: what the model reads with before `prepare`; the same unless a method changes it.
+        seed: of everything random.
+        device: where the model is.
+        baseline: loads the dense model.
+        pretrained: loads what the baseline began from.
+        calibration: so many batches of 32 seeded training rows; of several ranks each sees its own rows.
+        directory: keeps the stage's own files through a kill.
+    """
 
     family: Family
     task: Task
     tokenizer: PreTrainedTokenizerBase
+    parent_tokenizer: PreTrainedTokenizerBase
     seed: int
     device: torch.device
     baseline: Callable[[], PreTrainedModel]
@@ -159,6 +173,12 @@ class Method:
                     f"method.{self.family}.select.roles: {role!r} is no role; {nearest(role, sorted(known))}"
                 )
         return replace(facts, first=False)
+
+    def retokenize(
+        self, tokenizer: PreTrainedTokenizerBase, features: Sequence[dict[str, Any]]
+    ) -> PreTrainedTokenizerBase:
+        """The tokenizer that its result reads with, given the parent's and the training rows in its ids."""
+        return tokenizer
 
     def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
         """Insert masks, fake quantizers or factors; or return another model."""

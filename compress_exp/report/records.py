@@ -20,11 +20,17 @@ Record = dict[str, Any]
 
 
 def read(outputs: Path) -> tuple[list[Record], list[str]]:
-    """The records of all runs, and one sentence for each file that is no record.
+    """The records of all runs, and one sentence for each file that is no record."""
+    found, problems = located(outputs)
+    return [record for _, record in found], problems
+
+
+def located(outputs: Path) -> tuple[list[tuple[Path, Record]], list[str]]:
+    """The records of all runs with their directories, and one sentence for each file that is no record.
 
     Of two records with one id (a copied directory) the first counts.
     """
-    found: dict[str, Record] = {}
+    found: dict[str, tuple[Path, Record]] = {}
     problems = []
     for path in _files(outputs / "runs"):
         try:
@@ -37,7 +43,7 @@ def read(outputs: Path) -> tuple[list[Record], list[str]]:
         if not complete:
             problems.append(f"{path}: left out, quality, size or latency is missing in it")
             continue
-        found.setdefault(name, record)
+        found.setdefault(name, (path.parent, record))
     return list(found.values()), problems
 
 

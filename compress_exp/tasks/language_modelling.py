@@ -121,7 +121,9 @@ class LanguageModelling(Task):
         return formulas.bootstrap_interval(formulas.perplexity, *_window_sums(predictions))
 
     def agreement(self, own: Predictions, baseline: Predictions) -> dict[str, float | None]:
-        """Equal most likely tokens, and KL at the kept positions."""
+        """Equal most likely tokens, and KL at the kept positions; None between different vocabularies."""
+        if own.arrays["logits"].shape != baseline.arrays["logits"].shape:
+            return {"same": None, "kl": None}
         same = float(np.mean(own.arrays["prediction"] == baseline.arrays["prediction"]))
         return {"same": same, "kl": mean_kl(baseline.arrays["logits"], own.arrays["logits"])}
 

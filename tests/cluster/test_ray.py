@@ -79,7 +79,7 @@ def test_a_sweep_builds_on_the_cluster_what_is_shared_first(cluster: Any, tmp_pa
     assert process.wait(180) == 0, (tmp_path / "log").read_text()
     rows = [json.loads(line) for line in (tmp_path / "artifacts" / "builds.jsonl").read_text().splitlines()]
     assert [row["label"] for row in rows][0] == "baseline"
-    assert sorted(row["label"] for row in rows[1:]) == ["finetune", "prune/magnitude"]
+    assert sorted(row["label"] for row in rows[1:]) == ["finetune", "prune/gradual"]
     assert len({row["pid"] for row in rows}) == 3
 
 

@@ -79,7 +79,7 @@ def test_nothing_is_lost_and_nothing_is_built_twice(
     cluster.command("scontrol", "requeue", requeued)
     cancelled = in_training(outputs, "distill/soft_targets", "distill", 1)
     cluster.command("scancel", cancelled)
-    moved = in_training(outputs, "prune/magnitude", "prune", 1)
+    moved = in_training(outputs, "prune/gradual", "prune", 1)
     cluster.kill_node(cluster.command("squeue", "-h", "-j", moved, "-o", "%N").strip())
     first.send_signal(signal.SIGKILL)
     first.wait()
@@ -100,7 +100,7 @@ def test_nothing_is_lost_and_nothing_is_built_twice(
     assert {line.split(":")[0] for line in said if "going on" in line} == {
         "baseline",
         "distill/soft_targets",
-        "prune/magnitude",
+        "prune/gradual",
     }
     assert not [*outputs.glob("**/*.lease"), *outputs.glob("runs/*/status.json")]
     assert parent(third, *command).wait(120) == 0

@@ -5,7 +5,9 @@ import pytest
 from compress_exp.config import UserError
 from compress_exp.losses.soft_targets import SoftTargets
 from compress_exp.losses.task import TaskLoss
+from compress_exp.methods.prune.lottery_ticket import LotteryTicket
 from compress_exp.methods.prune.magnitude import MagnitudePruning
+from compress_exp.methods.prune.once_for_all import OnceForAll
 from compress_exp.methods.quant.fake import FakeQuantInput
 from compress_exp.training.flows import DistillationModule, PruneFinetuneModule, QATModule, flow_of
 from compress_exp.training.module import CompressionModule, rate_factor, step_seed
@@ -30,6 +32,18 @@ def test_progress_ends_at_exactly_one_and_is_held_through_a_round(tiny, budget):
     assert rounds.total_steps == 12
     assert [rounds.progress(step) for step in range(12)] == pytest.approx([1 / 3] * 4 + [2 / 3] * 4 + [1.0] * 4)
     assert rounds.progress(11) == 1.0
+
+
+def test_progress_over_several_trainings(tiny, budget):
+    def progress(method):
+        module = PruneFinetuneModule(tiny("bert"), None, TaskLoss(), (method,), budget, 4, 0)
+        return [module.progress(step) for step in range(module.total_steps)]
+
+    ticket = LotteryTicket(name="prune/lottery_ticket", train=budget, sparsity=0.5, rounds=2)
+    assert progress(ticket) == [0.0] * 4 + [0.5] * 4 + [1.0] * 4
+    twice = OnceForAll(name="prune/once_for_all", train=budget, sparsity=0.5, schedule="cubic", end=0.5)
+    assert progress(twice) == [0.25, 0.5, 0.75, 1.0] + [1.0] * 4
+    assert [twice.share(value) for value in progress(twice)[:4]] == [0.5, 1.0, 1.0, 1.0]
 
 
 def test_a_loss_that_needs_a_teacher_says_so(tiny, budget):

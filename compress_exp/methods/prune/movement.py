@@ -3,11 +3,13 @@
 a = (W ⊙ M(S))·x with M = 1 for the top of the learned scores S of each matrix. The gradient passes M straight through,
 ∂L/∂S = ∂L/∂W' ⊙ W, so that S gathers −Σ η·g·w; pruned weights go on getting score gradients and may come back.
 In blocks (Lagunas et al. 2021, arXiv:2109.04838) one score stands for a block of weights.
-Cost: a float32 score with Adam's two moments for every weight (every block); the masks are ranked anew at every step.
+The masks are ranked a hundred times between `start` and `end` (in the paper at every step) and held afterwards.
+Cost: a float32 score with Adam's two moments for every weight (every block).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from compress_exp.config import FieldError, check_number
 from compress_exp.methods.base import Context
 from compress_exp.methods.parametrized import Mask, attach, owned, passing
-from compress_exp.methods.prune.base import Pruning, ranked, set_masks
+from compress_exp.methods.prune.base import UPDATES, Pruning, ranked, set_masks
 from compress_exp.methods.schedules import sparsity_at
 from compress_exp.methods.select import targets
 from compress_exp.models.families.base import is_conv1d
@@ -32,13 +34,19 @@ class MovementGate(Mask):
     Args:
         weight: what it gates, (out, in), or (in, out) for a Conv1D.
         block: rows and columns of the weight that share a score.
+
+    Attributes:
+        tick: when it was ranked last.
     """
+
+    tick: Tensor
 
     def __init__(self, weight: Tensor, block: tuple[int, int] = (1, 1)) -> None:
         super().__init__(weight)
         self.block = block
         grid = [-(-size // step) for size, step in zip(weight.shape, block, strict=True)]
         self.scores = nn.Parameter(weight.new_zeros(grid))
+        self.register_buffer("tick", torch.tensor(-1))
 
     def forward(self, weight: Tensor) -> Tensor:
         """W ⊙ M; the difference is zero in value, and its gradient is that of the scores."""
@@ -108,8 +116,13 @@ class MovementPruning(Pruning):
     def step(self, model: PreTrainedModel, progress: float) -> None:
         """Keep the highest scores, of what is not locked."""
         holders = owned(model, self.name, MovementGate)
+        tick = math.ceil(round(progress * UPDATES, 6))
+        if all(int(gate.tick) == tick for _, gate in holders):
+            return
         kept = [gate.blocks(passing(module, but=self.name)) for module, gate in holders]
-        sparsity = sparsity_at(progress, self.share_of(model), self.schedule)
+        sparsity = sparsity_at(tick / UPDATES, self.share_of(model), self.schedule)
         scores = [gate.scores.detach() for _, gate in holders]
         grids = ranked([module for module, _ in holders], scores, kept, sparsity, self.scope)
         set_masks(holders, [gate.spread(grid) for (_, gate), grid in zip(holders, grids, strict=True)], self.name)
+        for _, gate in holders:
+            gate.tick.fill_(tick)

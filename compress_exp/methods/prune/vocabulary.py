@@ -1,0 +1,55 @@
+"""Vocabulary pruning: drop the entries that the task's training text never uses, with their rows of the embedding.
+
+The tokenizer goes along. A text that needs only kept entries is split as before, so that the model's outputs are the
+same to the last bit (for a model that predicts tokens: over fewer of them); other words fall into smaller pieces,
+single characters at worst. Cost: tokenizing the training rows twice; nothing trains unless a budget is given.
+A model that predicts tokens has another perplexity afterwards, over fewer entries and perhaps other pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from compress_exp.config import check_number
+from compress_exp.methods.base import Context, Facts, Method
+from compress_exp.methods.parametrized import bake
+from compress_exp.models.vocabulary import counts, shrink, smaller_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocabularyPruning(Method):
+    """Keep what the training rows use.
+
+    Attributes:
+        minimum_count: occurrences below which an entry is dropped.
+    """
+
+    minimum_count: int = 1
+
+    replaces_model: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("minimum_count", self.minimum_count, 1)
+
+    def check(self, facts: Facts) -> Facts:
+        """How many entries are left is not known before the text is read."""
+        return replace(super().check(facts), vocabulary=None)
+
+    def retokenize(
+        self, tokenizer: PreTrainedTokenizerBase, features: Sequence[dict[str, Any]]
+    ) -> PreTrainedTokenizerBase:
+        """The smaller tokenizer."""
+        used = counts(features)
+        return smaller_tokenizer(tokenizer, (index for index, count in used.items() if count >= self.minimum_count))
+
+    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
+        """Drop the rows."""
+        bake(model)
+        shrink(model, context.parent_tokenizer, context.tokenizer)
+        return model
