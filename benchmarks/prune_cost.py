@@ -65,6 +65,7 @@ def measured(name: str, layers: int) -> dict[str, float]:
         family=family_of("bert"),
         task=None,  # type: ignore[arg-type]
         tokenizer=None,  # type: ignore[arg-type]
+        parent_tokenizer=None,  # type: ignore[arg-type]
         seed=0,
         device=torch.device("cpu"),
         baseline=lambda: model,
