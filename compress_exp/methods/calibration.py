@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
@@ -92,7 +93,7 @@ def _stream_stack(
 
     for number, block in enumerate(blocks):
         inside = [target for target in chosen if target.names[0].startswith(f"{name}.{number}.")]
-        _visit(inside, inputs, gather, compress, lambda index, block=block: run(index, block), valid)  # type: ignore[misc]
+        _visit(inside, inputs, gather, compress, partial(run, block=block), valid)
         if followed or number < len(blocks) - 1:
             with parametrize.cached():
                 for index in range(len(inputs)):

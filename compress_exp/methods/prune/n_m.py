@@ -80,10 +80,10 @@ class NMPruning(CalibratedPruning):
 
     def check(self, facts: Facts) -> Facts:
         """Refuse, as far as the configuration tells, widths that the groups do not divide."""
-        named = self.select.include != ("*",) or self.select.exclude
-        for role, widths in ({} if named else facts.widths).items():
+        by_name = self.select.include != ("*",) or self.select.exclude  # then only `prepare` knows what is taken
+        for role, widths in ({} if by_name else facts.widths).items():
             for width in widths:
-                if width % self.m and (self.select.roles is None or role in self.select.roles):
+                if width % self.m and self.select.takes("", role):
                     raise UserError(f"method.prune.m: {_indivisible(self.m, width, role)}")
         return super().check(facts)
 

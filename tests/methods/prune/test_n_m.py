@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 import torch
@@ -40,15 +41,9 @@ def test_magnitude_keeps_the_share_of_the_energy_it_must_and_twice_is_once(n, m)
     energy = weight.square().view(-1, m)
     assert bool(((energy * mask.view(-1, m)).sum(1) >= n / m * energy.sum(1)).all())
     # The best of all choices of n of m: compared with every other one.
-    best = torch.stack([energy[:, list(c)].sum(1) for c in _choices(m, n)]).amax(0)
+    best = torch.stack([energy[:, list(c)].sum(1) for c in combinations(range(m), n)]).amax(0)
     torch.testing.assert_close((energy * mask.view(-1, m)).sum(1), best)
     assert torch.equal(n_m_mask((weight * mask).abs(), mask, n, m), mask)
-
-
-def _choices(m, n):
-    from itertools import combinations
-
-    return combinations(range(m), n)
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "wanda", "sparsegpt"])

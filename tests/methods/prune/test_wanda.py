@@ -16,7 +16,6 @@ from compress_exp.methods.prune.wanda import SquaredNorms, WandaPruning, wanda_s
 from compress_exp.methods.select import Select, original, targets
 from compress_exp.models.families.base import is_conv1d
 from compress_exp.pipeline import apply_stage, run_stage
-from compress_exp.training import ranks
 from compress_exp.training.forward import forward_logits
 from compress_exp.training.trainer import Bar
 from tests.experiments import planned
@@ -196,18 +195,6 @@ def test_a_number_of_parameters_is_reached(tiny, context, method):
     )
     model = replace(method, sparsity=None, parameters=wanted).prepare(model, context("bert"))
     assert method.curves(model)["sparsity"] == pytest.approx(0.625, abs=0.01)
-
-
-def test_ranks_add_up_their_tokens(monkeypatch):
-    _, inputs = problem(4)
-    halves = [SquaredNorms(24, inputs.device) for _ in range(2)]
-    whole = SquaredNorms(24, inputs.device)
-    whole.add(inputs)
-    for half, piece in zip(halves, (inputs[::2], inputs[1::2]), strict=True):
-        half.add(piece)
-    monkeypatch.setattr("compress_exp.methods.prune.wanda.all_sum", lambda _: halves[0].squares + halves[1].squares)
-    torch.testing.assert_close(halves[0].norms(), whole.norms())
-    assert ranks.world() == 1
 
 
 @pytest.mark.parametrize(
