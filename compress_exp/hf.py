@@ -17,7 +17,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from compress_exp.export import bitmask
+from compress_exp.export import bitmask, n_m
 from compress_exp.layers.int8 import Int8Embedding, Int8Linear
 from compress_exp.layers.shapes import restore
 from compress_exp.layers.surgery import mark_pruned, replace_module
@@ -52,7 +52,7 @@ class CompressExpConfig(QuantizationConfigMixin):
 
 
 class Unpack(ConversionOps):
-    """A bitmask and its values back to the dense tensor of the parameter."""
+    """A bitmask, or the patterns of groups, and values back to the dense tensor of the parameter."""
 
     def __init__(self, quantizer: CompressExpQuantizer) -> None:
         self.quantizer = quantizer
@@ -71,8 +71,13 @@ class Unpack(ConversionOps):
         assert model is not None
         pieces = {name: value[0] if isinstance(value, list) else value for name, value in input_dict.items()}
         owner, _, name = full_layer_name.rpartition(".")
-        shape = getattr(model.get_submodule(owner), name).shape
-        return {"weight": bitmask.decode(pieces["weight_bitmask"].cpu(), pieces["weight_values"].cpu(), shape)}
+        module = model.get_submodule(owner)
+        shape, values = getattr(module, name).shape, pieces["weight_values"].cpu()
+        if "weight_patterns" in pieces:
+            turned = is_conv1d(module)
+            rows = n_m.decode(pieces["weight_patterns"].cpu(), values, torch.Size(reversed(shape)) if turned else shape)
+            return {"weight": rows.T.contiguous() if turned else rows}
+        return {"weight": bitmask.decode(pieces["weight_bitmask"].cpu(), values, shape)}
 
 
 @register_quantizer("compress_exp")
@@ -80,7 +85,7 @@ class CompressExpQuantizer(HfQuantizer):
     """Gives modules their shapes and swaps int8 ones in before the weights are read, ties and marks after."""
 
     quantization_config: CompressExpConfig
-    serialized_names = {"weight": ["weight_bitmask", "weight_values"]}
+    serialized_names = {"weight": ["weight_bitmask", "weight_patterns", "weight_values"]}
 
     def get_load_operations(self) -> dict[str, type[ConversionOps]]:
         """How transformers turns stored tensors into parameters."""

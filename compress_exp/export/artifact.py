@@ -1,9 +1,10 @@
 """The artifact on disk: safetensors at their real width, a configuration that says how to read them.
 
-Four things leave the dense format: pruned tensors are stored as `<name>_bitmask` and `<name>_values` where that is
-smaller, int8 modules keep `weight`, `weight_scale`, `input_scale`, `input_zero_point`, of tied tensors one is stored,
-and blocks may have fewer heads or neurons than the architecture's configuration can say. `config.json` lists them
-under `quantization_config`; a model without any of them is an ordinary checkpoint.
+Four things leave the dense format: pruned tensors are stored as `<name>_bitmask` and `<name>_values`, or with at most n
+of m inputs left, as `<name>_patterns` and `<name>_values`, whatever is smallest; int8 modules keep `weight`,
+`weight_scale`, `input_scale`, `input_zero_point`; of tied tensors one is stored; and blocks may have fewer heads or
+neurons than the architecture's configuration can say. `config.json` lists them under `quantization_config`; a model
+without any of them is an ordinary checkpoint.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from compress_exp.export import bitmask
+from compress_exp.export import bitmask, n_m
 from compress_exp.layers.int8 import Int8Embedding, Int8Linear
 from compress_exp.layers.shapes import uneven
 from compress_exp.layers.surgery import pruned_modules
-from compress_exp.models.families.base import family_of
+from compress_exp.models.families.base import family_of, is_conv1d
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -88,11 +89,21 @@ def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
             continue
         first[place] = name
         tensor = tensor.detach().cpu().contiguous()
-        if name in marked and bitmask.worthwhile(tensor):
-            stored[f"{name}_bitmask"], stored[f"{name}_values"] = bitmask.encode(tensor)
-        else:
-            stored[name] = tensor
+        stored |= _stored(name, tensor, model) if name in marked else {name: tensor}
     return stored, tied
+
+
+def _stored(name: str, tensor: Tensor, model: nn.Module) -> dict[str, Tensor]:
+    """A pruned tensor in its smallest form."""
+    rows = tensor.T if is_conv1d(model.get_submodule(name.rpartition(".")[0])) else tensor
+    m, size = n_m.smallest_group(rows)
+    if m and size < bitmask.bytes_of(tensor):
+        codes, values = n_m.encode(rows, m)
+        return {f"{name}_patterns": codes, f"{name}_values": values}
+    if bitmask.worthwhile(tensor):
+        bits, values = bitmask.encode(tensor)
+        return {f"{name}_bitmask": bits, f"{name}_values": values}
+    return {name: tensor}
 
 
 def load(path: Path | str) -> PreTrainedModel:

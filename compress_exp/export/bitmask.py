@@ -14,11 +14,7 @@ def encode(
 ) -> tuple[Tensor, Tensor]:  # uint8 (ceil(n / 8),), values (nonzeros,)
     """Pack which entries are not zero, eight to a byte (lowest bit first), and keep those entries."""
     kept = (weight != 0).flatten()
-    padded = torch.zeros(-(-kept.numel() // 8) * 8, dtype=torch.uint8)
-    padded[: kept.numel()] = kept.to(torch.uint8)
-    powers = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
-    bits = (padded.view(-1, 8) * powers).sum(1, dtype=torch.uint8)
-    return bits, weight.flatten()[kept].clone()
+    return pack(kept), weight.flatten()[kept].clone()
 
 
 def decode(
@@ -28,13 +24,35 @@ def decode(
 ) -> Tensor:
     """Undo `encode`."""
     count = shape.numel()
-    kept = ((bits.unsqueeze(1) >> torch.arange(8, dtype=torch.uint8)) & 1).flatten()[:count].bool()
+    kept = unpack(bits, count)
     weight = torch.zeros(count, dtype=values.dtype)
     weight[kept] = values
     return weight.view(shape)
 
 
+def bytes_of(weight: Tensor) -> int:
+    """The bytes of the encoded form."""
+    return -(-weight.numel() // 8) + int(torch.count_nonzero(weight)) * weight.element_size()
+
+
 def worthwhile(weight: Tensor) -> bool:
     """Whether the encoded form takes fewer bytes than the dense one."""
-    bits, nonzeros = -(-weight.numel() // 8), int(torch.count_nonzero(weight))
-    return bits + nonzeros * weight.element_size() < weight.numel() * weight.element_size()
+    return bytes_of(weight) < weight.numel() * weight.element_size()
+
+
+def pack(
+    bits: Tensor,  # 0 or 1 (n,)
+) -> Tensor:  # uint8 (ceil(n / 8),)
+    """Eight bits to a byte, lowest first."""
+    padded = torch.zeros(-(-bits.numel() // 8) * 8, dtype=torch.uint8)
+    padded[: bits.numel()] = bits.to(torch.uint8)
+    powers = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
+    return (padded.view(-1, 8) * powers).sum(1, dtype=torch.uint8)
+
+
+def unpack(
+    packed: Tensor,  # uint8 (ceil(n / 8),)
+    count: int,
+) -> Tensor:  # bool (n,)
+    """Undo `pack`."""
+    return ((packed.unsqueeze(1) >> torch.arange(8, dtype=torch.uint8)) & 1).flatten()[:count].bool()

@@ -230,7 +230,7 @@ def _flags(own: Subject, dense: Subject, hardware: Hardware, rows: list[dict[str
             flags.append(f"precision: {asked} was asked for, the runtime uses {used}")
     added = zeros_in_matrices(own.eager.model) - zeros_in_matrices(dense.eager.model)
     if added > SPARSE and rows[0]["speedup_interval"][0] < NO_SPEEDUP:
-        flags.append("unstructured zeros: no speed-up expected on this runtime")
+        flags.append("zeros: no speed-up expected on this runtime")
     worst = min(rows, key=lambda row: min(row["cores"], row["baseline"]["cores"]))
     cores = min(worst["cores"], worst["baseline"]["cores"])
     if hardware.device == "cpu" and cores < UNUSED_CORES * hardware.threads:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -34,6 +34,7 @@ class Facts:
         pruned: some of its zeros are to be kept.
         packed: the name of the method that packed its weights, after which nothing trains.
         first: no stage has run yet.
+        widths: inputs of the projections that play a role, where they are known.
     """
 
     family: Family
@@ -44,6 +45,7 @@ class Facts:
     pruned: bool = False
     packed: str | None = None
     first: bool = True
+    widths: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

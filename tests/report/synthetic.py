@@ -124,7 +124,7 @@ def record(
         "latency": {"rows": timings},
         "memory": {"peak_rss_bytes": 2e8 + base_bytes / ratio, "baseline_peak_rss_bytes": 2e8 + base_bytes},
         "energy": {"joules_per_1000": None, "baseline_joules_per_1000": None},
-        "flags": ["unstructured zeros: no speed-up expected on this runtime"] if "prune" in name else [],
+        "flags": ["zeros: no speed-up expected on this runtime"] if "prune" in name else [],
         "stages": stages,
         "cost": {"baseline_seconds": 240.0, "measuring_seconds": chance.uniform(20, 60)},
         "origin": {

@@ -17,7 +17,7 @@ from compress_exp.config import UserError, check_number
 from compress_exp.layers.blocks import with_layers
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import bake
-from compress_exp.models.families.base import Family, block_sizes, layer_counts
+from compress_exp.models.families.base import Family, block_sizes, input_widths, layer_counts
 from compress_exp.models.loading import Model, read_config
 
 if TYPE_CHECKING:
@@ -112,7 +112,14 @@ class Student(Method):
                     f"{facts.vocabulary}; take a student with the same tokenizer"
                 )
             heads, neurons = block_sizes(config, family)
-            return replace(after, family=family, layers=layer_counts(config, family), heads=heads, neurons=neurons)
+            return replace(
+                after,
+                family=family,
+                layers=layer_counts(config, family),
+                heads=heads,
+                neurons=neurons,
+                widths=input_widths(config, family),
+            )
         counts = self.counts(facts.layers)
         for name in ("encoder", "decoder"):
             if name not in facts.layers and getattr(self, f"{name}_layers") is not None:

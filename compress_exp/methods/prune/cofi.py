@@ -31,7 +31,7 @@ from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import Gate, bake, owned
 from compress_exp.methods.prune.amount import Amount, content
 from compress_exp.methods.prune.l0 import OPEN, open_probability, sampled, stretched
-from compress_exp.methods.prune.removal import Unit, chosen, how_many, in_order
+from compress_exp.methods.prune.units import Unit, chosen, how_many, in_order
 from compress_exp.models.families.base import Family, family_of, is_conv1d
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class CofiPruning(Method):
 
     def check(self, facts: Facts) -> Facts:
         """Layers may differ afterwards."""
-        return replace(super().check(facts), heads=None, neurons=None)
+        return replace(super().check(facts), heads=None, neurons=None, widths={})
 
     def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
         """Gate every part, and find the share that the amount means."""

@@ -65,7 +65,7 @@ class Removal(Method):
             raise UserError(
                 f"method.{self.family}.sparsity: {self.sparsity:g} would empty a layer; at most {most:.4g} can go"
             )
-        return replace(after, heads=None, neurons=None)
+        return replace(after, heads=None, neurons=None, widths={})
 
     def most(self, facts: Facts) -> float | None:
         """The largest sparsity that the architecture allows, where that is known."""

@@ -150,6 +150,15 @@ def block_sizes(config: Any, family: Family) -> tuple[dict[str, int], dict[str, 
     return heads, {stack.name: width_of(config, stack) for stack in family.stacks}
 
 
+def input_widths(config: Any, family: Family) -> dict[str, tuple[int, ...]]:
+    """The inputs of the projections of each role, as the configuration tells them."""
+    hidden = int(config.hidden_size)
+    inner = {width_of(config, stack) for stack in family.stacks}
+    heads = int(getattr(config, "d_kv", 0) or 0) * int(config.num_attention_heads) or hidden
+    special = {"ffn_out": tuple(sorted(inner)), "attention_output": (heads,), "cross.attention_output": (heads,)}
+    return {role: special.get(role, (hidden,)) for role in family.roles.values()}
+
+
 def roles(model: PreTrainedModel, family: Family) -> dict[str, tuple[str, nn.Module]]:
     """Every module that plays a role: name -> (role, module)."""
     found = ((name, family.role(name, module), module) for name, module in model.named_modules())

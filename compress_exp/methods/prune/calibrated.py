@@ -1,0 +1,132 @@
+"""What pruning on calibration rows shares: masks that are decided once, before any training, block by block.
+
+Cost: two passes over the calibration rows through each block (see `compress_exp.methods.calibration` for memory), and
+none over the training data where `train.max_steps` is 0. With a budget the rest trains on under the masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from compress_exp.config import FieldError, UserError, check_number
+from compress_exp.methods.base import Context, Facts, Method
+from compress_exp.methods.calibration import Statistic, stream
+from compress_exp.methods.parametrized import Mask, attach, attached, passing
+from compress_exp.methods.prune.amount import Amount
+from compress_exp.methods.prune.base import share_of, sparsity_of
+from compress_exp.methods.select import OUTSIDE_BLOCKS, Target, original, targets
+from compress_exp.models.families.base import is_conv1d
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibratedPruning(Method):
+    """Zero weights by what their inputs are, every tensor to the same sparsity.
+
+    Attributes:
+        sparsity: share of the selected weights that is zero; or
+        parameters: nonzero parameters that are left of the whole model; or
+        megabytes: size of the stored weights in 10⁶ bytes. Exactly one of the three is set.
+        calibration: batches of 32 training rows that the inputs are taken from.
+    """
+
+    sparsity: float | None = None
+    parameters: int | None = None
+    megabytes: float | None = None
+    calibration: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("calibration", self.calibration, 1)
+        for name, usual in (("start", 0.0), ("end", 1.0), ("rounds", 1), ("rewind", None)):
+            if getattr(self, name) != usual:
+                raise FieldError(name, f"{self.name} prunes once, before any training; leave it as it is ({usual})")
+        _ = self.amount
+
+    @property
+    def amount(self) -> Amount:
+        """How much is to be pruned."""
+        return Amount(sparsity=self.sparsity, parameters=self.parameters, megabytes=self.megabytes)
+
+    def check(self, facts: Facts) -> Facts:
+        """Anything dense or already pruned can be pruned (further), inside the blocks."""
+        for role in self.select.roles or ():
+            if role in OUTSIDE_BLOCKS:
+                raise UserError(
+                    f"method.prune.select.roles: {self.name} goes through the blocks, {role!r} lies outside; "
+                    "leave it out, or take prune/magnitude"
+                )
+        return replace(super().check(facts), pruned=True)
+
+    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
+        """Give every selected weight its final mask; one that an earlier stage left is taken over."""
+        chosen = targets(model, context.family, self.select)
+        for target in chosen:
+            mask = attached(target.modules[0], Mask)
+            if mask is None:
+                mask = Mask(target.weight)
+                attach(target, mask)
+            mask.owner = self.name
+        sparsity = share_of(self.amount, model, self.name)
+        if sparsity:
+            self.prune(model, context, chosen, sparsity)
+        return model
+
+    def prune(self, model: PreTrainedModel, context: Context, chosen: Sequence[Target], sparsity: float) -> None:
+        """Decide the masks, in the order of the blocks."""
+
+        def gather(target: Target) -> Statistic:
+            return self.gather(target, rows(target.modules[0], original(target.modules[0])).shape[1], context.device)
+
+        def compress(target: Target, statistic: Statistic) -> None:
+            self.set(target.modules[0], statistic, sparsity)
+
+        stream(model, context.family, context.calibration(self.calibration), chosen, gather, compress)
+
+    def set(self, module: nn.Module, statistic: Statistic | None, sparsity: float) -> None:
+        """Decide one mask, and write what becomes of the weight.
+
+        Raises:
+            UserError: nothing would be left.
+        """
+        mask = attached(module, Mask)
+        assert mask is not None
+        trained = original(module).data
+        kept = rows(module, passing(module))
+        weight, new = self.cut(rows(module, trained), kept, statistic, sparsity)
+        if not bool(new.any()):
+            raise UserError(
+                f"method.prune: {self.name} at sparsity {sparsity:.3g} prunes a whole tensor to nothing; prune less"
+            )
+        mask.mask.copy_(rows(module, new))
+        trained.copy_(rows(module, weight))
+
+    def gather(self, target: Target, width: int, device: torch.device) -> Statistic:
+        """An empty statistic of the inputs of a weight."""
+        raise NotImplementedError
+
+    def cut(
+        self,
+        weight: Tensor,  # (out, in)
+        kept: Tensor,  # bool (out, in): what may still be kept
+        statistic: Statistic | None,
+        sparsity: float,
+    ) -> tuple[Tensor, Tensor]:  # (out, in), bool (out, in)
+        """The new weight and what is kept of it."""
+        raise NotImplementedError
+
+    def curves(self, model: PreTrainedModel) -> dict[str, float]:
+        """The sparsity reached, over the selected weights."""
+        return {"sparsity": sparsity_of(model, self.name)}
+
+
+def rows(module: nn.Module, tensor: Tensor) -> Tensor:
+    """A weight as rows of outputs: transposed for Conv1D (in × out); and back."""
+    return tensor.T if is_conv1d(module) else tensor

@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from compress_exp.config import FieldError, UserError
+from compress_exp.layers.int8 import Int8Linear
+from compress_exp.layers.surgery import is_pruned
+from compress_exp.methods.parametrized import Mask, attached, bake, lock, mark_masked
+from compress_exp.methods.prune.magnitude import MagnitudePruning
+from compress_exp.methods.prune.ranking import ranked_masks
+from compress_exp.methods.prune.wanda import SquaredNorms, WandaPruning, wanda_scores
+from compress_exp.methods.select import Select, original, targets
+from compress_exp.models.families.base import is_conv1d
+from compress_exp.pipeline import apply_stage, run_stage
+from compress_exp.training.forward import forward_logits
+from compress_exp.training.trainer import Bar
+from tests.experiments import planned
+
+FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
+
+
+@pytest.fixture
+def method(no_budget):
+    return WandaPruning(name="prune/wanda", train=no_budget, sparsity=0.5)
+
+
+def problem(seed, rows=13, width=24, tokens=57):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(tokens, width, generator=generator) @ torch.randn(width, width, generator=generator)
+    return torch.randn(rows, width, generator=generator), inputs
+
+
+def masked(weight, inputs, sparsity=0.5):
+    norms = SquaredNorms(inputs.shape[1], inputs.device)
+    for piece in inputs.split(10):
+        norms.add(piece)
+    everything = torch.ones_like(weight, dtype=torch.bool)
+    return ranked_masks([wanda_scores(weight, norms.norms())], [everything], sparsity, "row")[0]
+
+
+def by_the_paper(weight, inputs, sparsity):
+    """Algorithm 1 of the paper, in float64: sort each row's |W|·‖X‖₂ and zero the first k."""
+    metric = weight.double().abs().numpy() * np.linalg.norm(inputs.double().numpy(), axis=0)[None, :]
+    order = np.argsort(metric, axis=1, kind="stable")
+    mask = np.ones_like(metric, dtype=bool)
+    np.put_along_axis(mask, order[:, : round(sparsity * weight.shape[1])], False, axis=1)
+    return torch.from_numpy(mask)
+
+
+@pytest.mark.parametrize("sparsity", [0.25, 0.5, 0.9])
+@pytest.mark.parametrize("seed", range(5))
+def test_masks_equal_a_float64_reading_of_the_paper(sparsity, seed):
+    weight, inputs = problem(seed)
+    mask = masked(weight, inputs, sparsity)
+    assert torch.equal(mask, by_the_paper(weight, inputs, sparsity))
+    assert bool(((~mask).sum(1) == round(sparsity * weight.shape[1])).all())
+
+
+def test_with_equal_norms_it_is_magnitude_of_each_row():
+    weight, inputs = problem(0)
+    inputs = inputs / inputs.norm(dim=0)
+    everything = torch.ones_like(weight, dtype=torch.bool)
+    assert torch.equal(masked(weight, inputs), ranked_masks([weight.abs()], [everything], 0.5, "row")[0])
+
+
+def test_it_does_not_see_how_channels_are_scaled_but_magnitude_does():
+    weight, inputs = problem(1)
+    scale = torch.exp2(torch.randint(-4, 5, (24,), generator=torch.Generator().manual_seed(2)))
+    everything = torch.ones_like(weight, dtype=torch.bool)
+    assert torch.equal(masked(weight * scale, inputs / scale), masked(weight, inputs))
+    plain, scaled = (ranked_masks([w.abs()], [everything], 0.5, "row")[0] for w in (weight, weight * scale))
+    assert not torch.equal(plain, scaled)
+
+
+def test_it_is_the_obs_metric_where_inputs_are_uncorrelated():
+    weight, _ = problem(2)
+    inputs = torch.diag(torch.rand(24, generator=torch.Generator().manual_seed(3)) + 0.1)
+    inverse = torch.linalg.inv((inputs.T @ inputs).double())
+    metric = weight.double().square() / inverse.diagonal()
+    everything = torch.ones_like(weight, dtype=torch.bool)
+    assert torch.equal(masked(weight, inputs), ranked_masks([metric], [everything], 0.5, "row")[0])
+
+
+def rows_of(module, tensor):
+    return tensor.T if is_conv1d(module) else tensor
+
+
+def inputs_of(model, module, batch):
+    seen = []
+    valid = batch["attention_mask"].bool()
+    handle = module.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0][valid]))
+    with torch.no_grad():
+        forward_logits(model, batch)
+    handle.remove()
+    return torch.cat(seen)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_every_projection_of_every_family_loses_half_of_each_row_and_keeps_the_rest(model_type, tiny, context, method):
+    before = {name: tensor.clone() for name, tensor in tiny(model_type).state_dict().items()}
+    model = method.prepare(tiny(model_type), context(model_type))
+    with torch.no_grad():
+        method.step(model, 1.0)
+    modules = [target.modules[0] for target in targets(model, context(model_type).family, Select())]
+    assert method.curves(model)["sparsity"] == 0.5
+    for module in modules:
+        zeros = (rows_of(module, module.weight) == 0).sum(1)
+        assert bool((zeros == round(0.5 * rows_of(module, module.weight).shape[1])).all())
+    mark_masked(model)
+    bake(model)
+    pruned = {id(module.weight) for module in modules}
+    for name, parameter in model.named_parameters():
+        kept = parameter != 0
+        if id(parameter) in pruned:
+            assert torch.equal(parameter[kept], before[name][kept])
+        else:
+            assert torch.equal(parameter, before[name])
+
+
+@pytest.mark.parametrize("model_type", ["bert", "gpt2"])
+def test_the_first_block_follows_the_paper_on_dense_inputs_and_the_last_on_pruned_ones(
+    model_type, tiny, context, method, batch
+):
+    context = replace(context(model_type), calibration=lambda count: [batch])
+    model, plain = method.prepare(tiny(model_type), context), tiny(model_type)
+    ours = [target.modules[0] for target in targets(model, context.family, Select())]
+    dense = [target.modules[0] for target in targets(plain, context.family, Select())]
+    expected = by_the_paper(rows_of(dense[0], dense[0].weight.detach()), inputs_of(plain, dense[0], batch), 0.5)
+    assert torch.equal(rows_of(ours[0], attached(ours[0], Mask).mask), expected)
+    # In the last block the first projection sees what all the pruned blocks before it leave.
+    per_block = len(ours) // 4
+    query, untouched = ours[-per_block], dense[-per_block]
+    expected = by_the_paper(rows_of(query, untouched.weight.detach()), inputs_of(model, query, batch), 0.5)
+    assert torch.equal(rows_of(query, attached(query, Mask).mask), expected)
+
+
+def test_padding_does_not_count(tiny, context, method, batch):
+    mask = batch["attention_mask"].clone()
+    mask[:, 6:] = 0
+    short = {name: tensor[:, :6] for name, tensor in batch.items()}
+    outcomes = []
+    for rows in (batch | {"attention_mask": mask}, short):
+        model = method.prepare(tiny("bert"), replace(context("bert"), calibration=lambda count, rows=rows: [rows]))
+        outcomes.append([attached(m, Mask).mask for m in model.modules() if attached(m, Mask)])
+    assert all(torch.equal(padded, plain) for padded, plain in zip(*outcomes, strict=True))
+
+
+def test_zero_sparsity_changes_no_bit(tiny, context, method):
+    plain, model = tiny("bert"), replace(method, sparsity=0.0).prepare(tiny("bert"), context("bert"))
+    bake(model)
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in plain.state_dict().items())
+
+
+def test_it_goes_on_from_an_earlier_pruning(tiny, context, method, budget):
+    first = MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.5)
+    model = first.prepare(tiny("bert"), context("bert"))
+    first.step(model, 1.0)
+    mark_masked(model)
+    bake(model)
+    lock(model)
+    before = {name: tensor == 0 for name, tensor in model.state_dict().items()}
+    model = replace(method, sparsity=0.75).prepare(model, context("bert"))
+    for name, module in model.named_modules():
+        if mask := attached(module, Mask):
+            earlier = before[f"{name}.parametrizations.weight.original"]
+            assert not bool((mask.mask & earlier).any())
+            expected = earlier.sum(1).clamp(min=round(0.75 * earlier.shape[1]))
+            assert torch.equal((~mask.mask).sum(1), expected)
+
+
+def test_masks_hold_while_the_rest_trains(tiny, context, method, budget, batch):
+    method = replace(method, train=budget)
+    model = method.prepare(tiny("gpt2"), context("gpt2"))
+    masks = {module: attached(module, Mask).mask.clone() for module in model.modules() if attached(module, Mask)}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+    for step in range(3):
+        forward_logits(model, batch).square().mean().backward()
+        method.step(model, (step + 1) / 3)
+        optimizer.step()
+        optimizer.zero_grad()
+    for module, mask in masks.items():
+        assert torch.equal(attached(module, Mask).mask, mask)
+        assert bool((module.weight[~mask] == 0).all()) and bool((module.weight[mask] != 0).all())
+
+
+def test_a_number_of_parameters_is_reached(tiny, context, method):
+    model = tiny("bert")
+    total = sum(parameter.numel() for parameter in model.parameters())
+    wanted = total - round(
+        0.625 * sum(original(t.modules[0]).numel() for t in targets(model, context("bert").family, Select()))
+    )
+    model = replace(method, sparsity=None, parameters=wanted).prepare(model, context("bert"))
+    assert method.curves(model)["sparsity"] == pytest.approx(0.625, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"calibration": 0}, "calibration"),
+        ({"sparsity": None}, "sparsity"),
+        ({"parameters": 5}, "parameters"),
+        ({"end": 0.5}, "end"),
+        ({"rounds": 2}, "rounds"),
+    ],
+)
+def test_values_out_of_range_are_refused(settings, field, budget):
+    with pytest.raises(FieldError) as caught:
+        WandaPruning(name="prune/wanda", train=budget, **({"sparsity": 0.5} | settings))
+    assert caught.value.name == field
+
+
+def test_weights_outside_the_blocks_are_refused_in_the_plan(method, facts):
+    with pytest.raises(UserError, match="'embedding' lies outside"):
+        replace(method, select=Select(roles=("embedding",))).check(facts("bert"))
+
+
+@pytest.mark.parametrize("variant", ["wanda", "sparsegpt", "n_m"])
+def test_at_once_with_quantization_the_masks_hold(variant, data, dense, tmp_path):
+    at_once = (f"method=[prune/{variant},quant]", "stages=[[prune,quant]]", "method.prune.train.max_steps=3")
+    plan = planned("gpt2", data, *at_once)
+    base = dense(plan)
+    built = apply_stage(plan, 0, base, base, tmp_path)
+    assert built.steps == 3 and built.history[-1]["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    packed = [module for module in built.model.modules() if isinstance(module, Int8Linear) and is_pruned(module)]
+    assert len(packed) == 4 * len(list(built.model.transformer.h))
+    assert all(float((module.weight == 0).float().mean()) >= 0.499 for module in packed)
+    if variant == "n_m":
+        assert all(bool(((module.weight.view(-1, 4) != 0).sum(1) <= 2).all()) for module in packed)
+
+
+@pytest.mark.parametrize("variant", ["wanda", "sparsegpt"])
+def test_with_a_budget_a_killed_run_goes_on_to_the_same_bits(variant, data, dense, tmp_path, monkeypatch):
+    settings = (f"method=prune/{variant}", "method.prune.train.max_steps=3", "train.checkpoint_steps=1")
+    plan = planned("bert", data, *settings)
+    base, places = dense(plan), [tmp_path / "a", tmp_path / "b"]
+    for place in places:
+        place.mkdir()
+    run_stage(plan, 0, base, base, places[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(Bar, "on_train_batch_end", die_at_step_two)
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(plan, 0, base, base, places[1])
+    run_stage(plan, 0, base, base, places[1])
+    for name in ("model.safetensors", "history.csv"):
+        assert (places[0] / name).read_bytes() == (places[1] / name).read_bytes()
+
+
+def die_at_step_two(self, trainer, *rest):
+    if trainer.global_step == 2:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("variant", ["wanda", "sparsegpt"])
+def test_two_processes_share_the_calibration_rows_and_agree_with_one(variant, data, dense, tmp_path):
+    weights = []
+    for devices in (1, 2):
+        settings = (f"method=prune/{variant}", "method.prune.train.max_steps=1", f"train.devices={devices}")
+        plan = planned("bert", data, *settings, "train.learning_rate=0", "task.batch_size=8")
+        place = tmp_path / str(devices)
+        place.mkdir()
+        weights.append(apply_stage(plan, 0, dense(plan), dense(plan), place).model.state_dict())
+    same = [float(((weights[1][name] != 0) == (tensor != 0)).float().mean()) for name, tensor in weights[0].items()]
+    assert min(same) > 0.99
+    for name, tensor in weights[0].items():
+        both = (tensor != 0) & (weights[1][name] != 0)
+        torch.testing.assert_close(weights[1][name][both], tensor[both], rtol=1e-3, atol=1e-3)
