@@ -33,7 +33,8 @@ from compress_exp.config import CONF, UserError
 from compress_exp.errors import CONFIG_NAME, SweepFailed, check_root, explain, make_outputs, refusal
 from compress_exp.help import help_text
 from compress_exp.manifest import Identity
-from compress_exp.overrides import parse, values
+from compress_exp.overrides import at_home, parse, values
+from compress_exp.secrecy import hide
 
 log = logging.getLogger("compress_exp")
 
@@ -75,7 +76,7 @@ def task(config: DictConfig) -> dict[str, Any] | None:
         record: dict[str, Any] | None = run(config)
         return record
     except Exception as error:
-        print(refusal(error) or "".join(traceback.format_exception(error)), file=sys.stderr, flush=True)
+        print(refusal(error) or hide("".join(traceback.format_exception(error))), file=sys.stderr, flush=True)
         raise
 
 
@@ -162,7 +163,7 @@ def _drive(args: argparse.Namespace) -> int:
     hydra = Hydra(task_name="compress_exp", config_loader=loader)
     GlobalHydra.instance().clear()
     GlobalHydra.instance().initialize(hydra)
-    overrides = list(args.overrides)
+    overrides = [at_home(item) for item in args.overrides]
     try:
         if args.help:
             print(help_text(loader.repository, parser()))

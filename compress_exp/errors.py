@@ -23,6 +23,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from compress_exp.config import CONF, Root, UserError, nearest
 from compress_exp.overrides import options
+from compress_exp.secrecy import hide
 
 CONFIG_NAME = "config"
 GROUPS = ("model", "task", "method", "loss", "train", "hardware", "tracking")
@@ -35,6 +36,11 @@ class SweepFailed(Exception):
 
 def refusal(error: BaseException) -> str | None:
     """One sentence for what a user can mend, None for anything unexpected (which deserves its traceback)."""
+    told = _refusal(error)
+    return told and hide(told)
+
+
+def _refusal(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return _line(str(error))
     if isinstance(error, OverrideParseException):
@@ -57,7 +63,7 @@ def refusal(error: BaseException) -> str | None:
 def sentence(error: BaseException) -> str:
     """One sentence for any failure; the type and the first line of what is no user's mistake."""
     first = (str(error).splitlines() or [""])[0]
-    return refusal(error) or f"{type(error).__name__}: {first}".removesuffix(": ")
+    return refusal(error) or hide(f"{type(error).__name__}: {first}".removesuffix(": "))
 
 
 def explain(error: HydraException, overrides: Sequence[str], loader: ConfigLoader) -> UserError:

@@ -1,7 +1,7 @@
 """Our storage format in transformers: import this module once, then `from_pretrained` reads every artifact.
 
-Students and other plain architectures need no import; pruned and quantized artifacts name this format in the
-`quantization_config` of their config.json.
+Students and other plain architectures need no import; pruned, quantized and unevenly slimmed artifacts name this format
+in the `quantization_config` of their config.json.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from compress_exp.export import bitmask, n_m
 from compress_exp.layers.int8 import Int8Embedding, Int8Linear
+from compress_exp.layers.shapes import restore
 from compress_exp.layers.surgery import mark_pruned, replace_module
-from compress_exp.models.families.base import is_conv1d
+from compress_exp.models.families.base import family_of, is_conv1d
 
 
 @register_quantization_config("compress_exp")
@@ -34,6 +35,8 @@ class CompressExpConfig(QuantizationConfigMixin):
         int8_embedding: list[str],
         pruned: list[str],
         tied: dict[str, str],
+        heads: dict[str, int | list[int]] | None = None,
+        neurons: dict[str, int] | None = None,
         quant_method: str = "compress_exp",
     ) -> None:
         if format != 1:
@@ -44,6 +47,8 @@ class CompressExpConfig(QuantizationConfigMixin):
         self.int8_embedding = int8_embedding
         self.pruned = pruned
         self.tied = tied
+        self.heads = heads or {}
+        self.neurons = neurons or {}
 
 
 class Unpack(ConversionOps):
@@ -77,7 +82,7 @@ class Unpack(ConversionOps):
 
 @register_quantizer("compress_exp")
 class CompressExpQuantizer(HfQuantizer):
-    """Swaps int8 modules in before the weights are read, ties and marks after."""
+    """Gives modules their shapes and swaps int8 ones in before the weights are read, ties and marks after."""
 
     quantization_config: CompressExpConfig
     serialized_names = {"weight": ["weight_bitmask", "weight_patterns", "weight_values"]}
@@ -88,6 +93,11 @@ class CompressExpQuantizer(HfQuantizer):
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         with torch.device("meta"):
+            shapes: dict[str, Any] = {
+                "heads": self.quantization_config.heads,
+                "neurons": self.quantization_config.neurons,
+            }
+            restore(model, family_of(model.config.model_type), shapes)
             for name in self.quantization_config.int8_linear:
                 replace_module(model, name, _int8_linear(model.get_submodule(name)))
             for name in self.quantization_config.int8_embedding:

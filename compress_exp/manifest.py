@@ -17,6 +17,7 @@ from typing import Any
 
 from compress_exp.command import command
 from compress_exp.config import SOURCE_CONF, plain
+from compress_exp.secrecy import HIDDEN, hide, kept
 from compress_exp.store import digest, write_json
 
 SCHEMA = 1
@@ -121,7 +122,7 @@ class Manifest:
         self.watched: dict[str, Any] = {}
 
     def known(self) -> dict[tuple[str, ...], Identity]:
-        """The identities that still hold, by overrides; none where the configuration or a watched path changed."""
+        """The identities that still hold, by `kept` overrides; none if the configuration or a watched path changed."""
         try:
             content = json.loads(self.path.read_text())
             if content["schema"] != SCHEMA or content["fingerprint"] != self.fingerprint:
@@ -129,7 +130,8 @@ class Manifest:
             if any(_state(thing) != seen for thing, seen in content["watched"].items()):
                 return {}
             self.watched = content["watched"]
-            return {tuple(row["overrides"]): _identity(row) for row in content["members"] if row["run"]}
+            rows = [row for row in content["members"] if row["run"] and HIDDEN not in "".join(row["overrides"])]
+            return {tuple(row["overrides"]): _identity(row) for row in rows}
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 
@@ -137,17 +139,17 @@ class Manifest:
         """Note the local paths, the code from elsewhere and the environment that a configuration depends on."""
         names = _ENVIRONMENT.findall(json.dumps(plain_tree(config)))
         for thing in [*map(str, _paths(config)), *(f"{ENVIRONMENT}{name}" for name in names)]:
-            self.watched.setdefault(thing, _state(thing))
+            self.watched.setdefault(hide(thing), _state(thing))
 
     def write(self, members: Iterable[Member]) -> None:
         """Replace the file."""
         nothing = dict.fromkeys(item.name for item in fields(Identity))
         rows = [
             {
-                "overrides": list(member.overrides),
+                "overrides": kept(member.overrides),
                 **(asdict(member.identity) if member.identity else nothing),
                 "state": member.state,
-                "reason": member.reason,
+                "reason": member.reason and hide(member.reason),
             }
             for member in members
         ]
@@ -182,13 +184,13 @@ def _state(thing: str) -> str | None:
     if thing.startswith(ENVIRONMENT):
         value = os.environ.get(thing.removeprefix(ENVIRONMENT))
         return value and digest(value)
-    return stamp(Path(thing))
+    return stamp(Path.home() / thing[2:] if thing.startswith("~/") else Path(thing))
 
 
 def stamp(path: Path, pattern: str = "*") -> str | None:
     """Size and time of a file, or of the files in a directory; None where there is nothing."""
     if path.is_dir():
-        files = sorted(file for file in path.glob(pattern) if file.suffix != ".pyc" and file.is_file())
+        files = sorted(file for file in path.glob(pattern) if file.suffix not in (".pyc", ".md") and file.is_file())
         return digest([[str(file.relative_to(path)), stamp(file)] for file in files])
     try:
         status = path.stat()

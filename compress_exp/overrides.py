@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from hydra.core.config_loader import ConfigLoader
@@ -15,6 +16,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 
 from compress_exp.config import UserError
+
+
+def at_home(argument: str) -> str:
+    """The argument with the home directory for a `~` that its value begins with, as a shell reads an assignment."""
+    key, mark, value = argument.partition("=")
+    return f"{key}={Path(value).expanduser()}" if mark and (value == "~" or value.startswith("~/")) else argument
 
 
 def parse(arguments: Sequence[str], loader: ConfigLoader) -> list[Override]:

@@ -19,6 +19,7 @@ from compress_exp.methods.base import Context
 from compress_exp.models.families.base import family_of
 from compress_exp.plan import Plan
 from compress_exp.progress import Beat, Progress, unheard
+from compress_exp.report.card import Names, publish_card
 from compress_exp.store import STATE, Store
 
 if TYPE_CHECKING:
@@ -255,6 +256,8 @@ def produce(
         baseline_too: so is the baseline.
     """
     paths: list[Path] = []
+    labels = dict(zip(plan.chain[1:], (stage.label for stage in plan.stages), strict=True))
+    names = Names(plan.model.name, plan.task.name, labels, sources(plan))
 
     def get(recipe: dict[str, Any], label: str, since: float, build: Callable[[Path, Beat], dict[str, Any]]) -> None:
         def make(directory: Path, check: Callable[[], None]) -> dict[str, Any]:
@@ -266,6 +269,7 @@ def produce(
 
         progress.stage(label)
         paths.append(store.get(recipe, make, label, since))
+        publish_card(store.root, paths[-1].name, names)
 
     since = newer_than if baseline_too else 0.0
     get(plan.baseline_recipe, "baseline", since, lambda directory, beat: build_baseline(plan, directory, beat))
@@ -277,6 +281,12 @@ def produce(
 
         get(plan.stage_recipe(index), stage.label, newer_than, build)
     return paths
+
+
+def sources(plan: Plan) -> dict[str, str | None]:
+    """The model and the data set as the Hugging Face hub names them; None for what is from elsewhere."""
+    model, task = plan.model, plan.task
+    return {"model": None if model.path else model.hub, "dataset": None if task.data_dir else task.hub}
 
 
 def stage_rows(plan: Plan, paths: Sequence[Path], quality: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from compress_exp.config import FieldError, TrainConfig, UserError, build, check
 from compress_exp.losses.base import Loss
 from compress_exp.manifest import Identity
 from compress_exp.methods.base import Facts, Method
-from compress_exp.models.families.base import Family, input_widths, layer_counts
+from compress_exp.models.families.base import Family, block_sizes, input_widths, layer_counts
 from compress_exp.models.loading import Model, check_weights, read_config
 from compress_exp.search.objectives import parse as parse_objectives
 from compress_exp.stages import Stage, arrange
@@ -213,7 +213,8 @@ def initial_facts(model: Model) -> Facts:
     family = model.family()
     config = read_config(model)
     vocabulary = None if model.directory is None else int(config.vocab_size)
-    return Facts(family, layer_counts(config, family), vocabulary, widths=input_widths(config, family))
+    layers, (heads, neurons) = layer_counts(config, family), block_sizes(config, family)
+    return Facts(family, layers, vocabulary, heads, neurons, widths=input_widths(config, family))
 
 
 def check_kind(task: Task, family: Family) -> None:

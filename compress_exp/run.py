@@ -17,10 +17,12 @@ from compress_exp.command import command
 from compress_exp.config import UserError, plain
 from compress_exp.lease import Lease, LeaseLost, leased
 from compress_exp.manifest import Identity
-from compress_exp.pipeline import produce, stage_rows
+from compress_exp.pipeline import produce, sources, stage_rows
 from compress_exp.plan import Plan, disk_bytes, identity, plan
 from compress_exp.progress import STATUS, reported
+from compress_exp.report.card import complete
 from compress_exp.report.records import finished, keep_score, read_record
+from compress_exp.secrecy import kept, safe
 from compress_exp.store import Store, digest, replace_directory, write_json
 
 log = logging.getLogger("compress_exp")
@@ -48,6 +50,7 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     asked = identity(planned, config)
     if (record := _there(asked, directory)) is not None:
         keep_score(directory, asked.score, config.lease_seconds)
+        complete(outputs, [planned.run_id])
         if not planned.tracking.done(directory):
             with leased(directory, config.lease_seconds, planned.label):
                 if planned.tracking.done(directory):
@@ -107,6 +110,7 @@ def _work(planned: Plan, asked: Identity, config: DictConfig, store: Store, leas
         if deploy.exists():
             replace_directory(deploy, directory / "deploy")
         write_json(directory / "record.json", record)
+    complete(Path(config.outputs), [planned.run_id])
     log.info("%-24s measured in %.0f s -> %s", planned.label, cost["measuring_seconds"], directory / "record.json")
     _track(planned, config, record, paths)
     return record
@@ -176,10 +180,11 @@ def assemble(
                 "evaluation": digest(planned.task.evaluation_identity()),
             },
             "methods": [method.identity() for stage in planned.stages for method in stage.methods],
+            "sources": sources(planned),
         },
     }
     record["score"] = weighted_score(record, plain(config.score))
-    return record
+    return safe(record)
 
 
 def curves(paths: list[Path]) -> list[dict[str, float | str]]:
@@ -199,7 +204,7 @@ def overrides() -> list[str]:
     """What this run sets differently from the configuration files."""
     from hydra.core.hydra_config import HydraConfig
 
-    return [str(item) for item in HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
+    return kept(map(str, HydraConfig.get().overrides.task)) if HydraConfig.initialized() else []
 
 
 def show_plan(planned: Plan, store: Store, directory: Path) -> None:

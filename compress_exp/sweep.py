@@ -31,6 +31,7 @@ from compress_exp.manifest import FAILED, FINISHED, MISSING, REFUSED, RUNNING, M
 from compress_exp.overrides import parse
 from compress_exp.progress import failure
 from compress_exp.report.records import finished, keep_score
+from compress_exp.secrecy import kept
 from compress_exp.store import Store
 from compress_exp.waves import Task, next_wave
 
@@ -158,12 +159,15 @@ class Sweep:
         return finished(self._directory(member), identity.every_stage, identity.score)
 
     def close(self) -> None:
-        """Show the table of what is finished, then a sentence for each failure."""
+        """Show the table of what is finished, write the page, then tell a sentence for each failure."""
         done = [member for member in self.everything if member.state is FINISHED and member.identity]
         ids = [member.identity.run for member in done if member.identity and member.identity.until is None]
-        if ids and not self.dry:
+        failed = self.identify is not None and any(member.state is FAILED for member in self.everything)
+        if (ids or failed) and not self.dry:
+            from compress_exp.report.card import complete
             from compress_exp.report.summary import report
 
+            complete(self.outputs, ids)
             try:
                 report(self.outputs, ids)
             except Exception as error:  # the failures below are still to be told
@@ -188,7 +192,7 @@ class Sweep:
         if self.identify is None:
             self.compose(overrides)
             return Member(overrides)
-        if (identity := self.known.get(overrides)) is not None:
+        if (identity := self.known.get(tuple(kept(overrides)))) is not None:
             return Member(overrides, identity)
         config = self.compose(overrides)
         own = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])

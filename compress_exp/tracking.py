@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +18,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from compress_exp.secrecy import clean as clean
 from compress_exp.store import write_json
 
 log = logging.getLogger("compress_exp")
 
 Json = Mapping[str, Any]
 MARKER = "tracked.json"
-_SECRET = re.compile(r"(^|_)(api_?key|token|secret|password)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,15 +147,3 @@ def flatten(node: Any, path: str = "") -> dict[str, Any]:
             flat |= flatten(value, f"{path}/{name}" if path else str(name))
         return flat
     return {path: node}
-
-
-def clean(node: Any) -> Any:
-    """A copy without anything named like a secret, and with `~` for the home directory."""
-    if isinstance(node, Mapping):
-        return {name: clean(value) for name, value in node.items() if not _SECRET.search(str(name))}
-    if isinstance(node, list | tuple):
-        return [clean(item) for item in node]
-    home = str(Path.home())
-    if isinstance(node, str) and home != "/":
-        return re.sub(re.escape(home) + r"(?=/|$|\s)", "~", node)
-    return node

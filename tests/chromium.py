@@ -69,6 +69,7 @@ def draws_everything(browser: Any) -> None:
             browser.execute_script(f"document.querySelector('{place}').scrollIntoView()")
             done = "js-plotly-plot" if figure else "none"
             wait(browser, f"return document.querySelector('{place}').classList.contains('{done}')")
+            assert "WebGL" not in browser.execute_script(f"return document.querySelector('{place}').textContent")
     told = [entry for entry in browser.get_log("browser") if "GPU stall due to ReadPixels" not in entry["message"]]
     assert told == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]

@@ -16,7 +16,7 @@ from compress_exp.config import CONF, UserError
 from compress_exp.export.artifact import load
 from compress_exp.layers.int8 import Int8Linear
 from compress_exp.layers.surgery import pruned_modules
-from compress_exp.models.families.base import is_conv1d
+from compress_exp.models.families.base import blocks, family_of, is_conv1d
 from compress_exp.pipeline import apply_stage, publish, run_stage
 from compress_exp.training.forward import forward_logits
 from compress_exp.training.trainer import Bar
@@ -34,9 +34,10 @@ FAMILIES = ("bert", "gpt2", "t5")
 PAIRS = [(variant, family) for variant in VARIANTS for family in FAMILIES]
 PAIRS += [
     (variant, family)
-    for variant in ("finetune", "prune/magnitude", "quant/static", "distill/hard")
+    for variant in ("finetune", "prune/magnitude", "prune/structured", "quant/static", "distill/hard")
     for family in ("albert", "bart")
 ]
+PAIRS.append(("prune/layers", "bart"))
 TRAINED = [name for name in VARIANTS if "max_steps: 0" not in text_of(name)]
 RESUMED = [(variant, family) for variant in TRAINED for family in FAMILIES]
 SETTINGS = {  # what three steps and small widths need
@@ -50,6 +51,7 @@ SETTINGS = {  # what three steps and small widths need
     "prune/group_lasso": ["trim=true", "sparsity=0.5", "scope=tensor"],
 }
 FIRST = ("prune/lottery_ticket",)  # what begins before the baseline was trained
+SHRINKING = [f"prune/{name}" for name in ("heads", "neurons", "structured", "layers")]
 FILES = ("model.safetensors", "config.json", "history.csv")
 
 
@@ -130,16 +132,21 @@ def _die_at_step_two(self, trainer, *rest):
 
 @pytest.mark.parametrize(("variant", "family"), [(v, f) for v, f in PAIRS if f in FAMILIES and v not in FIRST])
 def test_pruned_weights_stay_pruned_in_every_later_stage(variant, family, place, data, dense, store):
-    plan = planned(family, data, f"method=[prune,{variant}]") if not variant.startswith("prune") else None
-    if plan is None:
-        more = ["method.prune2.sparsity=0.7"] if "sparsity" in text_of(variant) else []
-        plan = planned(family, data, "method=prune", *chosen(variant, "prune2"), *more)
+    overrides = [f"method=[prune,{variant}]"]
+    if variant.startswith("prune"):
+        sparsity = "0.5" if variant in SHRINKING else "0.7"
+        more = [f"method.prune2.sparsity={sparsity}"] if "sparsity" in text_of(variant) else []
+        overrides = ["method=prune", *chosen(variant, "prune2"), *more]
+    plan = planned(family, data, *overrides)
     base = dense(plan)
     pruned = store.get(plan.stage_recipe(0), lambda d, check: run_stage(plan, 0, base, base, d), "prune")
     directory = place / "after" / f"{variant.replace('/', '.')}-{family}"
     directory.mkdir(parents=True)
     model = apply_stage(plan, 1, pruned, base, directory).model
     before, after = dict(pruned_modules(load(pruned))), dict(pruned_modules(model))
+    if variant in SHRINKING:
+        untrained = planned(family, data, *overrides, "method.prune2.train.max_steps=0")
+        before = dict(pruned_modules(apply_stage(untrained, 1, pruned, base, directory).model))
     assert after
     for name, module in after.items():
         if variant.startswith("distill"):
@@ -168,7 +175,30 @@ def test_what_begins_before_the_baseline_comes_first(variant, data):
         planned("bert", data, "method=prune", *chosen(variant, "prune2"))
 
 
-@pytest.mark.parametrize("variant", [name for name in TRAINED if name.startswith("prune")])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("variant", SHRINKING)
+def test_smaller_models_are_quantized_at_once(variant, family, place, data, dense):
+    plan = planned(family, data, f"method=[{variant},quant]", "stages=[[prune,quant]]")
+    base = dense(plan)
+    directory = place / "at-once" / f"{variant.replace('/', '.')}-{family}"
+    directory.mkdir(parents=True)
+    built = apply_stage(plan, 0, base, base, directory)
+    dense_ones, packed = (
+        [module for block in blocks(model, family_of(family)).values() for _, module in block.values()]
+        for model in (load(base), built.model)
+    )
+    assert packed and all(isinstance(module, Int8Linear) for module in packed)
+    assert sum(module.weight.numel() for module in packed) < 0.85 * sum(m.weight.numel() for m in dense_ones)
+    publish(built, directory)
+    with torch.no_grad():
+        expected = forward_logits(built.model, fixed_batch(built.model))
+        assert torch.equal(forward_logits(load(directory), fixed_batch(built.model)), expected)
+
+
+MASKING = [name for name in TRAINED if name.startswith("prune") and name not in SHRINKING]
+
+
+@pytest.mark.parametrize("variant", MASKING)
 def test_pruning_and_quantization_at_once_leave_int8_weights_with_the_zeros(variant, place, data, dense):
     plan = planned("bert", data, f"method=[{variant},quant]", *chosen(variant)[1:], "stages=[[prune,quant]]")
     base = dense(plan)

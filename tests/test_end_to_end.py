@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 from tests.chromium import data, draws_everything, needs_chromium, opened
 
@@ -113,6 +114,26 @@ def test_the_same_sweep_again_builds_nothing(swept):
     assert again.stdout.startswith("3 of 3 runs are finished\n")
     assert "built in" not in again.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_every_artifact_has_a_card_that_comes_back_when_it_is_lost(swept):
+    outputs, _ = swept
+    cards = {path / "README.md": (path / "README.md").read_text() for path in artifacts(outputs).values()}
+    assert len(cards) == 4
+    for record in records(outputs):
+        own = ModelCard.load(outputs / "artifacts" / record["origin"]["artifact"] / "README.md")
+        assert own.data.eval_results[0].metric_value == record["quality"]["primary"]["value"]
+        for row in record["latency"]["rows"]:
+            assert f"| {row['p50_ms']:.5g} |" in own.text
+    run = next(record for record in records(outputs) if record["run"]["method"] == ["prune/magnitude"])
+    own = [outputs / "artifacts" / run["origin"][name] / "README.md" for name in ("artifact", "baseline")]
+    for lost, way in ((list(cards), ["-m", "method=prune,quant,distill"]), (own, ["method=prune"])):
+        for path in lost:
+            path.unlink()
+        again = cli(outputs, *way)
+        assert again.returncode == 0, again.stderr
+        assert "built in" not in again.stdout
+        assert {path: path.read_text() for path in cards} == cards
 
 
 def test_a_truncated_record_and_artifact_are_said_and_made_again(swept):

@@ -272,6 +272,16 @@ def test_the_manifest_tells_members_states_and_reasons(app: Path) -> None:
     ]
 
 
+def test_a_sweep_of_failures_leaves_a_page_of_their_reasons(app: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def task(config: DictConfig) -> Any:
+        raise UserError("seed: all are unlucky")
+
+    with pytest.raises(SweepFailed):
+        sweep(app, task, "seed=0,1")
+    assert "report.html: 2 that are not finished" in capsys.readouterr().out
+    assert (app / "out" / "reports" / "report.html").read_text().count("<td>seed: all are unlucky</td>") == 2
+
+
 def test_nothing_to_show_shows_nothing(app: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep(app, lambda config: None, "seed=0,1", identify="null")
     assert capsys.readouterr().out == "[1/2] seed=0\n[2/2] seed=1\n"

@@ -1,9 +1,10 @@
 """The artifact on disk: safetensors at their real width, a configuration that says how to read them.
 
-Three kinds of tensor leave the dense format: pruned ones are stored as `<name>_bitmask` and `<name>_values`, or with at
-most n of m inputs left, as `<name>_patterns` and `<name>_values`, whatever is smallest; int8 modules keep `weight`,
-`weight_scale`, `input_scale`, `input_zero_point`; and of tied tensors one is stored. `config.json` lists them under
-`quantization_config`; a model without any of them is an ordinary checkpoint.
+Four things leave the dense format: pruned tensors are stored as `<name>_bitmask` and `<name>_values`, or with at most n
+of m inputs left as `<name>_patterns` and `<name>_values`, whatever is smallest; int8 modules keep `weight`,
+`weight_scale`, `input_scale`, `input_zero_point`, of tied tensors one is stored, and blocks may have fewer heads or
+neurons than the architecture's configuration can say. `config.json` lists them under `quantization_config`; a model
+without any of them is an ordinary checkpoint.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 
 from compress_exp.export import bitmask, n_m
 from compress_exp.layers.int8 import Int8Embedding, Int8Linear
+from compress_exp.layers.shapes import uneven
 from compress_exp.layers.surgery import pruned_modules
-from compress_exp.models.families.base import is_conv1d
+from compress_exp.models.families.base import family_of, is_conv1d
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -54,14 +56,15 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: 
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
 
 
-def describe(model: nn.Module) -> dict[str, Any] | None:
-    """How the tensors are stored, for `config.json`; None where everything is plain."""
+def describe(model: PreTrainedModel) -> dict[str, Any] | None:
+    """How the tensors are stored and shaped, for `config.json`; None where everything is plain."""
     linear = [name for name, module in model.named_modules() if isinstance(module, Int8Linear)]
     embedding = [name for name, module in model.named_modules() if isinstance(module, Int8Embedding)]
     pruned = [name for name, _ in pruned_modules(model)]
-    if not (linear or embedding or pruned):
+    shapes = uneven(model, family_of(model.config.model_type))
+    if not (linear or embedding or pruned or shapes):
         return None
-    return {
+    return shapes | {
         "quant_method": "compress_exp",
         "format": FORMAT,
         "int8_linear": linear,

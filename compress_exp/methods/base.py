@@ -29,6 +29,8 @@ class Facts:
         family: its architecture.
         layers: layers of each stack.
         vocabulary: entries of its embedding; None until a tokenizer is trained.
+        heads: attention heads of a layer of each stack; None where they may differ from layer to layer.
+        neurons: width of the feed-forward part of a layer of each stack; None likewise.
         pruned: some of its zeros are to be kept.
         packed: the name of the method that packed its weights, after which nothing trains.
         first: no stage has run yet.
@@ -38,6 +40,8 @@ class Facts:
     family: Family
     layers: dict[str, int]
     vocabulary: int | None
+    heads: dict[str, int] | None = None
+    neurons: dict[str, int] | None = None
     pruned: bool = False
     packed: str | None = None
     first: bool = True
@@ -87,6 +91,7 @@ class Method:
         rewind: null, or the share of the budget, in [0, 1), to whose weights every round ends by going back: round r
             then trains at progress (r − 1)/rounds, is cut to r/rounds and rewound, and one more training follows.
         loss: what its training minimises; null takes the root's `loss`.
+        shrinks: it removes parts of the model before training, and masks none.
     """
 
     name: str
@@ -101,6 +106,7 @@ class Method:
     version: ClassVar[int] = 1
     preserves_sparsity: ClassVar[bool] = True
     integer: ClassVar[bool] = False
+    shrinks: ClassVar[bool] = False
     replaces_model: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -117,6 +117,12 @@ def passing(module: nn.Module, but: str | None = None) -> Tensor:
     return kept
 
 
+def only_locked(module: nn.Module) -> bool:
+    """Whether a parametrized weight passes through nothing but what locks the zeros of earlier stages."""
+    items = module.parametrizations["weight"]  # type: ignore[index]
+    return all(isinstance(item, Gate) and not item.owner for item in items)
+
+
 def lock(model: nn.Module) -> None:
     """Mask what earlier stages pruned, wherever nothing is masked yet; tied weights get one mask."""
     masks: dict[int, Mask] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich import box
@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compress_exp.report.page.describe import safe
 from compress_exp.report.records import Record, read
-from compress_exp.report.table import BASELINE, SETTING, Row, rows
+from compress_exp.report.table import APART, BASELINE, SETTING, Row, rows
+from compress_exp.secrecy import hide, safe
 
 Format = Callable[[Row], str]
 
@@ -37,23 +37,21 @@ def report(
         tasks: runs of other tasks are left out of everything; None for all tasks.
 
     Returns:
-        The files written, the page last; none if there is no record.
+        The files written, the page last; where no run is finished the page of those that are not; else none.
     """
     console = console or _console()
     found, problems = read(outputs)
     everything = [safe(record) for record in found]
     for problem in problems:
-        console.print(problem, markup=False, highlight=False, soft_wrap=True)
-    if not everything:
-        console.print(f"{outputs}: there are no finished runs", markup=False, soft_wrap=True)
-        return []
-    if tasks is not None:
+        console.print(hide(problem), markup=False, highlight=False, soft_wrap=True)
+    told = "there are no finished runs"
+    if everything and tasks is not None:
         known_tasks = sorted({str(record["run"].get("task")) for record in everything})
         everything = [record for record in everything if str(record["run"].get("task")) in tasks]
-        if not everything:
-            told = f"{outputs}: there are no finished runs of {' or '.join(tasks)}, only of {', '.join(known_tasks)}"
-            console.print(told, markup=False, soft_wrap=True)
-            return []
+        told += f" of {' or '.join(tasks)}, only of {', '.join(known_tasks)}"
+    if not everything:
+        console.print(hide(f"{outputs}: {told}"), markup=False, highlight=False, soft_wrap=True)
+        return _page_of_failures(outputs, console, tasks)
     shown = everything
     if ids is not None:
         known = {str(record["run"]["id"]): record for record in everything}
@@ -62,21 +60,20 @@ def report(
     paths = write(rows(everything), outputs, everything, tasks)
     runs = "1 run" if len(everything) == 1 else f"all {len(everything)} runs"
     names = ", ".join(path.name for path in paths[:-1])
-    console.print(f"{paths[-1]}: {runs}; beside it {names}", markup=False, highlight=False, soft_wrap=True)
+    console.print(hide(f"{paths[-1]}: {runs}; beside it {names}"), markup=False, highlight=False, soft_wrap=True)
     return paths
 
 
 def show(table: Sequence[Row], console: Console) -> None:
     """One table for each task, model and conditions of timing; columns that do not fit are left to the files."""
-    for _, group in itertools.groupby(table, key=_setting):
-        runs = list(group)
+    for title, runs in _tables(table):
         columns = _columns(runs)
         cells = {name: [form(row) for row in runs] for name, form in columns.items()}
         widths = {name: max(map(len, [name, *column])) for name, column in cells.items()}
         for name in ("WS", "kept", "over eager", "p50 ms", "smaller"):
             if sum(widths.values()) + 3 * len(widths) > console.width:
                 del widths[name]
-        drawn = Table(title=_title(runs), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        drawn = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
         for name in widths:
             drawn.add_column(name, justify="left" if name == "run" else "right", no_wrap=name != "run", overflow="fold")
         for index, row in enumerate(runs):
@@ -88,18 +85,34 @@ def show(table: Sequence[Row], console: Console) -> None:
                 console.print(f"{_label(row)}: {row['flags']}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _setting(row: Row) -> list[str]:
-    return [str(row[name]) for name in SETTING]
+def _tables(table: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """The rows of each table with its title, which tells it from the others."""
+    groups = [list(group) for _, group in itertools.groupby(table, key=lambda row: [str(row[name]) for name in APART])]
+    firsts = [group[0] for group in groups]
+    titles = [_title(first) for first in firsts]
+    told = []
+    for first, title in zip(firsts, titles, strict=True):
+        alike = [other for other, own in zip(firsts, titles, strict=True) if own == title]
+        parts = [form(first) for form in _DATA if len({form(other) for other in alike}) > 1]
+        told.append(escape(" · ".join([title, *filter(None, parts)])))
+    return list(zip(told, groups, strict=True))
 
 
-def _title(runs: Sequence[Row]) -> str:
-    first = runs[0]
+_DATA: tuple[Format, ...] = (
+    lambda row: "" if row["rows"] is None else f"{row['rows']:,.0f} {row['split'] or ''} examples",
+    lambda row: "" if row["data"] is None else f"data {row['data']}",
+    lambda row: "" if row["train_data"] is None else f"training data {row['train_data']}",
+    lambda row: str(row["dense"]),
+)
+
+
+def _title(first: Row) -> str:
     parts = [str(first[name]) for name in SETTING[: SETTING.index("threads")] if first[name] is not None]
     if first["threads"] is not None:
         parts.append(f"{first['threads']:.0f} thread{'' if first['threads'] == 1 else 's'}")
     if first["batch_size"] is not None and first["length"] is not None:
         parts.append(f"latency of {first['batch_size']:.0f} × {first['length']:.0f} tokens")
-    return escape(" · ".join(parts))
+    return " · ".join(parts)
 
 
 def _label(row: Row) -> str:
@@ -154,6 +167,29 @@ def write(
         "table.tex": latex(sections),
         "report.html": render(outputs, sections, tasks),
     }
+    return _write(outputs, texts)
+
+
+def _page_of_failures(outputs: Path, console: Console, tasks: Sequence[str] | None) -> list[Path]:
+    """The page of runs that are not finished; none where there are none."""
+    from compress_exp.report.page.missing import missing
+    from compress_exp.report.page.write import render
+
+    lost = len(missing(outputs, tasks))
+    if not lost:
+        return []
+    paths = _write(outputs, {"report.html": render(outputs, [], tasks)})
+    console.print(
+        hide(f"{paths[0]}: {lost} that {'is' if lost == 1 else 'are'} not finished, with reasons"),
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    return paths
+
+
+def _write(outputs: Path, texts: Mapping[str, str]) -> list[Path]:
+    """Write files of reports, each whole."""
     directory = outputs / "reports"
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -169,13 +205,12 @@ def _markdown(table: Sequence[Row]) -> str:
     import pandas as pd
 
     parts: list[str] = []
-    for _, group in itertools.groupby(table, key=_setting):
-        runs = list(group)
+    for title, runs in _tables(table):
         columns = _columns(runs) | {"notes": lambda row: str(row["flags"])}
         cells = [{name: form(row).replace("|", "\\|") for name, form in columns.items()} for row in runs]
         align = ["left" if name in ("run", "notes") else "right" for name in columns]
         text = pd.DataFrame(cells).to_markdown(index=False, disable_numparse=True, colalign=align)
-        parts.append(f"### {_title(runs)}\n\n{text}\n")
+        parts.append(f"### {title}\n\n{text}\n")
     return "\n".join(parts)
 
 

@@ -12,24 +12,43 @@ from compress_exp.report.score import combine, unit_quality
 
 Row = dict[str, Any]
 BASELINE = "baseline"
-SETTING = ("task", "model", "hardware", "machine", "runtime", "threads", "batch_size", "length", "metric")
+TIMING = ("task", "model", "hardware", "machine", "runtime", "threads", "batch_size", "length", "metric")
+SETTING = (*TIMING, "rows", "split", "data", "train_data")
+APART = (*SETTING, "dense")
+OF_DENSE = ("train.", "task.", "model.", "+train.", "+task.", "+model.")
 
 
 def rows(records: Sequence[Record]) -> list[Row]:
     """Flat rows in the order of the records, each group of runs after its baseline.
 
     Runs share a baseline row when task, model, the conditions of timing (hardware, machine, runtime, threads, headline
-    batch size and length), seed, the baseline's artifact and its quality (which depends on the rows evaluated) are the
-    same. Its latency is the median over them, since each run timed it anew.
+    batch size and length), the data, seed, the baseline's artifact and its quality (which depends on the rows
+    evaluated) are the same. Its latency is the median over them, since each run timed it anew. Of dense models that
+    differ in more than their seed, "dense" says in what.
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(json.dumps(_group(record), default=str), []).append(record)
     table = []
-    for group in groups.values():
-        table.append(_baseline(group))
-        table += _named(_run(record) for record in group)
-    return sorted(table, key=lambda row: [str(row[name]) for name in SETTING])
+    for group, dense in zip(groups.values(), _dense_models(list(groups.values())), strict=True):
+        made = [_baseline(group), *_named(_run(record) for record in group)]
+        table += [row | {"dense": dense} for row in made]
+    return sorted(table, key=lambda row: [str(row[name]) for name in APART])
+
+
+def _dense_models(groups: Sequence[Sequence[Record]]) -> list[str]:
+    """What was set for each group's dense model and not for all others under the same conditions."""
+    settings = [json.dumps(_setting(group[0]), default=str) for group in groups]
+    given = [set.intersection(*(_of_dense(record["run"]) for record in group)) for group in groups]
+    told = []
+    for own, setting in zip(given, settings, strict=True):
+        shared = set.intersection(*(other for other, where in zip(given, settings, strict=True) if where == setting))
+        told.append(" ".join(sorted(own - shared)))
+    return told
+
+
+def _of_dense(run: Record) -> set[str]:
+    return {item for item in _changes(run).split() if item.startswith(OF_DENSE)}
 
 
 def _named(runs: Iterable[Row]) -> list[Row]:
@@ -62,7 +81,15 @@ def _setting(record: Record) -> Row:
         "length": number(headline, "length"),
         "metric": primary.get("name"),
         "higher_is_better": primary.get("higher_is_better", True),
+        "rows": number(record["quality"], "rows"),
+        "split": record["quality"].get("split"),
+        "data": _short(_mapping(record["quality"].get("settings")).get("rows")),
+        "train_data": _short(_mapping(origin.get("data")).get("train")),
     }
+
+
+def _short(digest: Any) -> str | None:
+    return None if digest is None else str(digest)[:8]
 
 
 def _run(record: Record) -> Row:

@@ -14,7 +14,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
 
-from compress_exp.command import hide_secrets
 from compress_exp.config import FieldError, UserError, build, check_choice, check_number
 from compress_exp.errors import SweepFailed
 from compress_exp.lease import LeaseLost, leased
@@ -26,6 +25,7 @@ from compress_exp.search.splits import measured_on, on_holdout
 from compress_exp.search.storage import open_study, place, told
 from compress_exp.search.study import OVERRIDES, REASON, SAMPLERS, Evaluate, Outcome, Search
 from compress_exp.search.table import Result, show
+from compress_exp.secrecy import hide_secrets
 from compress_exp.store import digest
 from compress_exp.sweep import Sweep
 

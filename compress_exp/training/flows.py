@@ -59,7 +59,8 @@ class PruneFinetuneModule(CompressionModule):
     def on_fit_start(self) -> None:
         """There must be something to prune."""
         super().on_fit_start()
-        if not any(isinstance(module, Gate) for module in self.model.modules()):
+        shrunk = any(method.shrinks for method in self.methods)
+        if not shrunk and not any(isinstance(module, Gate) for module in self.model.modules()):
             raise UserError("method.prune.select: no prunable weight matched")
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:

@@ -8,8 +8,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from compress_exp.command import hide_secrets
 from compress_exp.config import UserError
+from compress_exp.secrecy import hide_secrets
 
 STORAGE = "hydra.sweeper.storage="
 

@@ -16,7 +16,10 @@ from compress_exp.export.openvino import (
     integer_layers,
     runtime,
 )
+from compress_exp.layers.heads import attentions
 from compress_exp.layers.int8 import Int8Embedding, Int8Linear, kernels_available
+from compress_exp.layers.neurons import feed_forwards
+from compress_exp.models.families.base import family_of
 
 SIZES = {"vocab_size": 200, "num_labels": 7, "max_position_embeddings": 80}
 WIDE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
@@ -96,6 +99,20 @@ def test_dense_export_equals_eager_at_other_shapes(family: str, tmp_path: Path) 
     export_model(model, tmp_path)
     compiled = compile_graph(tmp_path, "f32", 1)
     assert set(executed(compiled)) == {"f32"}
+    for batch in batches(model.config.pad_token_id or 0):
+        with torch.no_grad():
+            assert torch.allclose(run(compiled, batch), model(**batch).logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ARCHITECTURES)
+def test_fewer_heads_and_neurons_equal_eager_at_other_shapes(family: str, tmp_path: Path) -> None:
+    model = build(family)
+    for index, part in enumerate(attentions(model, family_of(family))):
+        part.keep(model, [[0, 2, 3], [1]][index])
+    for index, part in enumerate(feed_forwards(model, family_of(family))):
+        part.keep(model, range(8 * index, 64))
+    export_model(model, tmp_path)
+    compiled = compile_graph(tmp_path, "f32", 1)
     for batch in batches(model.config.pad_token_id or 0):
         with torch.no_grad():
             assert torch.allclose(run(compiled, batch), model(**batch).logits, atol=1e-4)

@@ -90,6 +90,51 @@ def test_words_filter_the_rows(browser: Any) -> None:
     assert len(shown(browser)) == len(entries)
 
 
+def test_the_filter_hides_the_same_runs_in_the_figures(browser: Any) -> None:
+    show(browser, 0)
+    part = data(browser)["sections"][0]
+    entries, box = part["entries"], one(browser, "input.filter")
+
+    def drawn(name: str, script: str) -> Any:
+        place = f"section.task:not([hidden]) [data-figure={name}]"
+        browser.execute_script(f"document.querySelector('{place}').scrollIntoView()")
+        wait(browser, f"return document.querySelector('{place}').classList.contains('js-plotly-plot')")
+        return browser.execute_script(f"return document.querySelector('{place}').data{script}")
+
+    def points(name: str) -> list[int]:
+        return sorted(drawn(name, ".flatMap((trace) => trace.customdata ?? [])"))
+
+    def best(indices: list[int]) -> list[int]:
+        chosen: dict[tuple[str, str], int] = {}
+        for index in indices:
+            key = entries[index]["model"], entries[index]["label"].split(" distill.")[0].split(" quant.")[0]
+            quality = entries[index]["quality"]
+            if quality is not None and (key not in chosen or quality > entries[chosen[key]]["quality"]):
+                chosen[key] = index
+        return sorted(chosen.values())
+
+    def known(indices: list[int], *names: str) -> list[int]:
+        return [index for index in sorted(indices) if all(entries[index][name] is not None for name in names)]
+
+    line = drawn("size", "[0].x")
+    assert points("size") == known(list(range(len(entries))), "bytes", "quality")
+    box.send_keys("int8 -prune")
+    rows = shown(browser)
+    assert 0 < len(rows) < len(entries)
+    number = len(known(rows, "bytes", "quality"))
+    place = "document.querySelector('section.task:not([hidden]) [data-figure=size]')"
+    wait(browser, f"return {place}.data.flatMap((trace) => trace.customdata ?? []).length === {number}")
+    assert points("size") == known(rows, "bytes", "quality")
+    assert points("latency") == known(rows, "p50", "quality")
+    assert len(drawn("parallel", "[0].dimensions[0].values")) == len(known(rows, "bytes", "quality", "p50", "IS"))
+    assert sorted(drawn("bars", ".map((trace) => trace.meta.entry)")) == best(rows)
+    assert set(drawn("shapes", ".map((trace) => trace.meta.entry)")) <= set(rows)
+    assert drawn("size", "[0].x") == line
+    browser.execute_script("arguments[0].value = ''; arguments[0].dispatchEvent(new Event('input'))", box)
+    whole = len(known(list(range(len(entries))), "bytes", "quality"))
+    wait(browser, f"return {place}.data.flatMap((trace) => trace.customdata ?? []).length === {whole}")
+
+
 def test_sliders_rank_the_rows_anew(browser: Any) -> None:
     show(browser, 0)
     entries = data(browser)["sections"][0]["entries"]

@@ -22,7 +22,7 @@ from scipy import stats
 from compress_exp.report.page.badges import mark
 from compress_exp.report.page.cost import seconds
 from compress_exp.report.page.curves import Histories
-from compress_exp.report.page.describe import command, safe
+from compress_exp.report.page.describe import command
 from compress_exp.report.page.entries import Entry, fold
 from compress_exp.report.page.majority import Majority
 from compress_exp.report.page.pareto import front
@@ -31,6 +31,7 @@ from compress_exp.report.page.waterfall import measured, merged, steps, waterfal
 from compress_exp.report.page.write import gather, render
 from compress_exp.report.records import read
 from compress_exp.report.summary import report
+from compress_exp.secrecy import safe
 from tests.report import synthetic
 from tests.report.test_tables import record, save
 

@@ -15,6 +15,7 @@ from compress_exp.report.records import read
 from compress_exp.report.score import weighted_score
 from compress_exp.report.summary import report
 from compress_exp.report.table import rows
+from tests.report import synthetic
 
 WEIGHTS = {"accuracy": 1, "compression": 1, "speed": 1}
 
@@ -129,6 +130,34 @@ def test_baselines_timed_under_other_conditions_stay_apart_and_the_titles_say_wh
         assert printed_lines.count(f"reviews · tiny · cpu · here · {conditions}") == 1
         assert markdown_lines.count(f"### reviews · tiny · cpu · here · {conditions}") == 1
     assert [row["run"] for row in rows(read(tmp_path)[0])].count("baseline") == 5
+
+
+def test_data_sets_and_budgets_of_one_task_have_titles_that_tell_them_apart(tmp_path: Path) -> None:
+    given = {"settings": {"rows": "1111111122222222"}, "rows": 200, "split": "validation"}
+    usual, long, other = record("a"), record("b", origin__baseline="b1"), record("c", origin__baseline="b2")
+    usual["quality"] |= given
+    long["quality"] |= given
+    long["run"]["overrides"] = ["train.epochs=9", "method.prune.sparsity=0.5"]
+    other["quality"] |= given | {"settings": {"rows": "3333333344444444"}}
+    save(tmp_path, usual, long, other)
+    title = "reviews · tiny · cpu · here · openvino · 1 thread · latency of 1 × 128 tokens"
+    expected = [f"{title} · data 11111111", f"{title} · data 11111111 · train.epochs=9", f"{title} · data 33333333"]
+    drawn = " ".join(printed(tmp_path).split())
+    assert [drawn.count(f"{line} run ") for line in expected] == [1, 1, 1]
+    markdown = (tmp_path / "reports" / "table.md").read_text().splitlines()
+    assert [line for line in markdown if line.startswith("#")] == [f"### {line}" for line in expected]
+
+
+def test_where_only_failures_are_there_is_a_page_of_them(tmp_path: Path) -> None:
+    synthetic.outputs(tmp_path, count=0)
+    command = [sys.executable, "-m", "compress_exp.report", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "there are no finished runs" in done.stdout
+    assert "report.html: 3 that are not finished" in done.stdout
+    page = (tmp_path / "reports" / "report.html").read_text()
+    assert "CUDA out of memory" in page
+    assert not (tmp_path / "reports" / "table.csv").exists()
 
 
 def test_only_the_runs_of_a_sweep_are_shown_and_all_are_written(tmp_path: Path) -> None:

@@ -95,6 +95,15 @@ def test_a_pruned_language_model_of_two_processes_is_that_of_one(place, data, de
     assert all(torch.equal(one[0][name], two[0][name]) for name in masks)
 
 
+def test_two_processes_remove_what_one_removes(place, data, dense):
+    settings = ("method=prune/structured", "method.prune.sparsity=0.4", "train.max_steps=2", *NO_DROPOUT)
+    one = stage("gpt2", data, dense, place / "structured-1", *settings)
+    two = stage("gpt2", data, dense, place / "structured-2", *settings, TWO)
+    assert_close(one, two)
+    heads = {tensor.shape for name, tensor in one[0].items() if name.endswith("attn.c_proj.weight")}
+    assert len(heads) == 2
+
+
 def test_observed_ranges_of_two_processes_are_those_of_one(place, data, dense):
     """At a learning rate of zero the same weights see the same rows: the ranges come from calibration and training."""
     settings = ("method=quant", "train.max_steps=4", "train.learning_rate=0")

@@ -8,18 +8,16 @@ Cost: a forward pass of the teacher per step; no extra memory but the teacher's 
 
 from __future__ import annotations
 
-import copy
-import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from compress_exp.config import UserError, check_number
-from compress_exp.layers.surgery import is_pruned, mark_pruned
+from compress_exp.layers.blocks import with_layers
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import bake
-from compress_exp.models.families.base import Family, Stack, input_widths, layer_counts
+from compress_exp.models.families.base import Family, block_sizes, input_widths, layer_counts
 from compress_exp.models.loading import Model, read_config
 
 if TYPE_CHECKING:
@@ -35,39 +33,18 @@ def fewer_layers(model: PreTrainedModel, family: Family, counts: dict[str, int])
     """A copy of the model with fewer layers per stack, every remaining weight equal to the last bit.
 
     Args:
-        model: the teacher, or a pruned parent (marks of pruned weights are kept).
+        model: the teacher, or a pruned parent (marks of pruned weights and uneven shapes are kept).
         family: its architecture.
         counts: layers of each stack of the copy.
+
+    Raises:
+        UserError: the model has fewer layers than that.
     """
-    config = copy.deepcopy(model.config)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    kept: dict[str, list[int]] = {}
-    for stack in family.stacks:
-        kept[stack.name] = kept_layers(getattr(config, stack.count), counts[stack.name])
-        setattr(config, stack.count, counts[stack.name])
-    student = type(model)(config)
-    source = model.state_dict()
-    student.load_state_dict({name: source[_source(name, family, kept)] for name in student.state_dict()})
-    for name, module in student.named_modules():
-        if name and is_pruned(model.get_submodule(_source(name + ".", family, kept).rstrip("."))):
-            mark_pruned(module)
-    student.tie_weights()
-    if model.can_generate():
-        student.generation_config = copy.deepcopy(model.generation_config)
-    return student
-
-
-def _source(name: str, family: Family, kept: dict[str, list[int]]) -> str:
-    stack: Stack | None = family.stack_of(name)
-    if stack is None or stack.shared:
-        return name
-    return re.sub(
-        rf"((?:^|\.){stack.blocks}\.)(\d+)(\.)",
-        lambda match: f"{match[1]}{kept[stack.name][int(match[2])]}{match[3]}",
-        name,
-        count=1,
-    )
+    depths = layer_counts(model.config, family)
+    for name, count in counts.items():
+        if count > depths[name]:
+            raise UserError(f"method.distill.layers: {count} layers are more than the {depths[name]} of the {name}")
+    return with_layers(model, family, {name: kept_layers(depths[name], count) for name, count in counts.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,8 +111,9 @@ class Student(Method):
                     f"method.distill.student: {self.checkpoint.name} has {config.vocab_size} tokens and the teacher "
                     f"{facts.vocabulary}; take a student with the same tokenizer"
                 )
-            layers, widths = layer_counts(config, family), input_widths(config, family)
-            return replace(after, family=family, layers=layers, widths=widths)
+            heads, neurons = block_sizes(config, family)
+            after = replace(after, heads=heads, neurons=neurons, widths=input_widths(config, family))
+            return replace(after, family=family, layers=layer_counts(config, family))
         counts = self.counts(facts.layers)
         for name in ("encoder", "decoder"):
             if name not in facts.layers and getattr(self, f"{name}_layers") is not None:

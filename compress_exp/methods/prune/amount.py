@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from compress_exp.config import FieldError, check_number
+from compress_exp.layers.surgery import is_pruned
 from compress_exp.methods.parametrized import Gate
 from compress_exp.methods.select import original
 
@@ -59,7 +60,7 @@ class Amount:
             return self.sparsity
         weights = [original(module) for module in modules]
         count = sum(weight.numel() for weight in weights)
-        others, size = _rest(model, {id(weight) for weight in weights})
+        others, size = content(model, {id(weight) for weight in weights})
         if self.parameters is not None:
             share = (others + count - self.parameters) / count
             return _checked("parameters", self.parameters, share, others + (1 - HIGHEST) * count, others + count)
@@ -78,7 +79,7 @@ def _checked(name: str, value: float, share: float, low: float, high: float) -> 
     return share
 
 
-def _rest(model: PreTrainedModel, chosen: set[int]) -> tuple[int, float]:
+def content(model: nn.Module, chosen: Set[int] = frozenset()) -> tuple[int, float]:
     """Nonzero entries and stored bytes of every tensor that is not chosen, with the headers of all."""
     seen: set[int] = set()
     nonzero, size = 0, 0.0
@@ -93,14 +94,16 @@ def _rest(model: PreTrainedModel, chosen: set[int]) -> tuple[int, float]:
             if id(parameter) in chosen:
                 size += HEADER + len(f"{name}.{own}")  # bitmask and values are two tensors
                 continue
-            kept, width = _passing(module, parameter), parameter.element_size()
+            kept, width = _passing(module, own, parameter), parameter.element_size()
             nonzero += kept
             size += min(parameter.numel() * width, parameter.numel() / 8 + kept * width)
     return nonzero, size
 
 
-def _passing(module: nn.Module, parameter: Tensor) -> int:
-    """The entries that nothing locked zeroes."""
+def _passing(module: nn.Module, name: str, parameter: Tensor) -> int:
+    """The entries that nothing locked zeroes, and that no earlier stage pruned."""
+    if name == "weight" and is_pruned(module):
+        return int(parameter.count_nonzero())
     if not isinstance(module, ParametrizationList):
         return parameter.numel()
     kept = torch.ones_like(parameter, dtype=torch.bool)

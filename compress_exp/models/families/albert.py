@@ -1,6 +1,6 @@
 """ALBERT (Lan et al. 2020, arXiv:1909.11942): one block that serves every layer."""
 
-from compress_exp.models.families.base import Family, Stack
+from compress_exp.models.families.base import Family, Heads, Stack
 
 FAMILY = Family(
     kind="encoder",
@@ -9,6 +9,8 @@ FAMILY = Family(
             name="encoder",
             blocks=r"encoder\.albert_layer_groups\.\d+\.albert_layers",
             count="num_hidden_layers",
+            heads="num_attention_heads",
+            neurons="intermediate_size",
             shared=True,
         ),
     ),
@@ -20,4 +22,7 @@ FAMILY = Family(
         "ffn": "ffn_in",
         "ffn_output": "ffn_out",
     },
+    heads=Heads(
+        modules={"": "attention"}, count="num_attention_heads", width="attention_head_size", inner="all_head_size"
+    ),
 )

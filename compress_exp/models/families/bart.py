@@ -1,6 +1,6 @@
 """BART (Lewis et al. 2020, arXiv:1910.13461)."""
 
-from compress_exp.models.families.base import Family, Stack
+from compress_exp.models.families.base import Family, Heads, Stack
 
 
 def _attention(layer: str, prefix: str) -> dict[str, str]:
@@ -11,8 +11,21 @@ def _attention(layer: str, prefix: str) -> dict[str, str]:
 FAMILY = Family(
     kind="encoder_decoder",
     stacks=(
-        Stack(name="encoder", blocks=r"encoder\.layers", count="encoder_layers"),
-        Stack(name="decoder", blocks=r"decoder\.layers", count="decoder_layers"),
+        Stack(
+            name="encoder",
+            blocks=r"encoder\.layers",
+            count="encoder_layers",
+            heads="encoder_attention_heads",
+            neurons="encoder_ffn_dim",
+        ),
+        Stack(
+            name="decoder",
+            blocks=r"decoder\.layers",
+            count="decoder_layers",
+            heads="decoder_attention_heads",
+            neurons="decoder_ffn_dim",
+        ),
     ),
     roles=_attention("self_attn", "") | _attention("encoder_attn", "cross.") | {"fc1": "ffn_in", "fc2": "ffn_out"},
+    heads=Heads(modules={"": "self_attn", "cross.": "encoder_attn"}, count="num_heads", width="head_dim"),
 )

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SUPPORTED = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
-INNER = ("intermediate_size", "hidden_dim", "n_inner", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +28,38 @@ class Stack:
         name: "encoder" or "decoder".
         blocks: where the list of blocks is in the module's name, as a regular expression without the index.
         count: the configuration's attribute with the number of layers.
+        heads: the configuration's attribute with the number of attention heads of a block.
+        neurons: the configuration's attribute with the width of a block's feed-forward part.
         shared: one block serves every layer (ALBERT): fewer layers change the count, not the weights.
     """
 
     name: str
     blocks: str
     count: str
+    heads: str
+    neurons: str
     shared: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    """How the attention modules of a family split their heads.
+
+    Attributes:
+        modules: the prefix of its projections' roles ("" or "cross.") -> an attention module's name within its block.
+        count: the module's attribute with the number of heads.
+        width: the module's attribute with the width of one.
+        inner: the module's attribute with their product, where its forward pass reads one.
+        own_width: the configuration tells that width on its own, so that it can say any number of heads.
+        shared_bias: the first block of a stack computes a bias for all blocks, with a column for each head.
+    """
+
+    modules: dict[str, str]
+    count: str
+    width: str
+    inner: str | None = None
+    own_width: bool = False
+    shared_bias: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +70,22 @@ class Family:
         kind: "encoder", "decoder" or "encoder_decoder".
         stacks: its stacks of blocks.
         roles: a module's name within its block -> the role that it plays.
+        heads: where its attention heads are.
     """
 
     kind: str
     stacks: tuple[Stack, ...]
     roles: dict[str, str]
+    heads: Heads
 
     def stack_of(self, name: str) -> Stack | None:
         """The stack in whose blocks the named module lies."""
         return next((stack for stack in self.stacks if re.search(rf"(^|\.){stack.blocks}\.\d+\.", name)), None)
+
+    def block_of(self, name: str) -> str | None:
+        """The name of the block in which the named module lies."""
+        found = (re.match(rf"(?:.*?\.)??{stack.blocks}\.\d+(?=\.)", name) for stack in self.stacks)
+        return next((match[0] for match in found if match), None)
 
     def role(self, name: str, module: nn.Module) -> str | None:
         """The role of a module: a projection's role, "embedding", "position_embedding", "head", or None."""
@@ -107,12 +138,24 @@ def layer_counts(config: Any, family: Family) -> dict[str, int]:
     return {stack.name: int(getattr(config, stack.count)) for stack in family.stacks}
 
 
+def width_of(config: Any, stack: Stack) -> int:
+    """The width of the feed-forward part of a stack's blocks, as the configuration tells it."""
+    # GPT-2's n_inner is null where it is the usual 4 · n_embd.
+    return int(getattr(config, stack.neurons) or 4 * config.hidden_size)
+
+
+def block_sizes(config: Any, family: Family) -> tuple[dict[str, int], dict[str, int]]:
+    """Heads and neurons of a block of each stack, by the stack's name."""
+    heads = {stack.name: int(getattr(config, stack.heads)) for stack in family.stacks}
+    return heads, {stack.name: width_of(config, stack) for stack in family.stacks}
+
+
 def input_widths(config: Any, family: Family) -> dict[str, tuple[int, ...]]:
     """The inputs of the projections of each role, as the configuration tells them."""
     hidden = int(config.hidden_size)
-    inner = {int(width) for name in INNER if (width := getattr(config, name, None))} or {4 * hidden}
-    heads = int(getattr(config, "d_kv", 0) or 0) * int(config.num_attention_heads) or hidden
-    special = {"ffn_out": tuple(sorted(inner)), "attention_output": (heads,), "cross.attention_output": (heads,)}
+    heads = int(getattr(config, "d_kv", 0)) * int(config.num_attention_heads) or hidden
+    neurons = tuple(width_of(config, stack) for stack in family.stacks)
+    special = {"ffn_out": neurons, "attention_output": (heads,), "cross.attention_output": (heads,)}
     return {role: special.get(role, (hidden,)) for role in family.roles.values()}
 
 
@@ -120,3 +163,13 @@ def roles(model: PreTrainedModel, family: Family) -> dict[str, tuple[str, nn.Mod
     """Every module that plays a role: name -> (role, module)."""
     found = ((name, family.role(name, module), module) for name, module in model.named_modules())
     return {name: (role, module) for name, role, module in found if role}
+
+
+def blocks(model: PreTrainedModel, family: Family) -> dict[str, dict[str, tuple[str, nn.Module]]]:
+    """The projections of every block: name of the block -> role -> (name, module), in the order of the modules."""
+    found: dict[str, dict[str, tuple[str, nn.Module]]] = {}
+    for name, (role, module) in roles(model, family).items():
+        block = family.block_of(name)
+        if block is not None and role in family.roles.values():
+            found.setdefault(block, {})[role] = (name, module)
+    return found

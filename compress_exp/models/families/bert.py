@@ -1,10 +1,18 @@
 """BERT (Devlin et al. 2019, arXiv:1810.04805)."""
 
-from compress_exp.models.families.base import Family, Stack
+from compress_exp.models.families.base import Family, Heads, Stack
 
 FAMILY = Family(
     kind="encoder",
-    stacks=(Stack(name="encoder", blocks=r"encoder\.layer", count="num_hidden_layers"),),
+    stacks=(
+        Stack(
+            name="encoder",
+            blocks=r"encoder\.layer",
+            count="num_hidden_layers",
+            heads="num_attention_heads",
+            neurons="intermediate_size",
+        ),
+    ),
     roles={
         "attention.self.query": "query",
         "attention.self.key": "key",
@@ -13,4 +21,7 @@ FAMILY = Family(
         "intermediate.dense": "ffn_in",
         "output.dense": "ffn_out",
     },
+    heads=Heads(
+        modules={"": "attention.self"}, count="num_attention_heads", width="attention_head_size", inner="all_head_size"
+    ),
 )

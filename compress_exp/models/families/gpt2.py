@@ -1,14 +1,15 @@
 """GPT-2 (Radford et al. 2019): its projections are Conv1D modules, whose weight is in × out."""
 
-from compress_exp.models.families.base import Family, Stack
+from compress_exp.models.families.base import Family, Heads, Stack
 
 FAMILY = Family(
     kind="decoder",
-    stacks=(Stack(name="decoder", blocks=r"h", count="n_layer"),),
+    stacks=(Stack(name="decoder", blocks=r"h", count="n_layer", heads="n_head", neurons="n_inner"),),
     roles={
         "attn.c_attn": "query_key_value",
         "attn.c_proj": "attention_output",
         "mlp.c_fc": "ffn_in",
         "mlp.c_proj": "ffn_out",
     },
+    heads=Heads(modules={"": "attn"}, count="num_heads", width="head_dim", inner="split_size"),
 )

@@ -1,6 +1,6 @@
 """T5 (Raffel et al. 2020, arXiv:1910.10683), v1.0 and v1.1 (gated feed-forward)."""
 
-from compress_exp.models.families.base import Family, Stack
+from compress_exp.models.families.base import Family, Heads, Stack
 
 
 def _attention(layer: str, prefix: str) -> dict[str, str]:
@@ -16,11 +16,25 @@ def _feed_forward(index: int) -> dict[str, str]:
 FAMILY = Family(
     kind="encoder_decoder",
     stacks=(
-        Stack(name="encoder", blocks=r"encoder\.block", count="num_layers"),
-        Stack(name="decoder", blocks=r"decoder\.block", count="num_decoder_layers"),
+        Stack(name="encoder", blocks=r"encoder\.block", count="num_layers", heads="num_heads", neurons="d_ff"),
+        Stack(
+            name="decoder",
+            blocks=r"decoder\.block",
+            count="num_decoder_layers",
+            heads="num_heads",
+            neurons="d_ff",
+        ),
     ),
     roles=_attention("layer.0.SelfAttention", "")
     | _attention("layer.1.EncDecAttention", "cross.")
     | _feed_forward(1)
     | _feed_forward(2),
+    heads=Heads(
+        modules={"": "layer.0.SelfAttention", "cross.": "layer.1.EncDecAttention"},
+        count="n_heads",
+        width="key_value_proj_dim",
+        inner="inner_dim",
+        own_width=True,
+        shared_bias=True,
+    ),
 )

@@ -1,4 +1,4 @@
-"""Bars of quality for each model and method, by the best configuration of each."""
+"""Bars of quality for each model and method; the page draws the best configuration of each that is not hidden."""
 
 from __future__ import annotations
 
@@ -13,24 +13,11 @@ from compress_exp.report.page.style import Style, plain_figure, text, whose
 LABELLED = 12
 
 
-def representatives(entries: Sequence[Entry], higher_is_better: bool) -> list[int]:
-    """Of every model and method the entry with the best quality, the first of equals."""
-    sign = 1 if higher_is_better else -1
-    chosen: dict[tuple[str, str], int] = {}
-    for index, entry in enumerate(entries):
-        if entry.quality.value is None:
-            continue
-        key = (entry.model, entry.method)
-        other = entries[chosen[key]].quality.value if key in chosen else None
-        if other is None or sign * entry.quality.value > sign * other:
-            chosen[key] = index
-    return list(chosen.values())
-
-
 def bars(entries: Sequence[Entry], metric: str, higher_is_better: bool, style: Style) -> dict[str, Any]:
     """The figure; `customdata` of a bar is the index of its entry."""
     figure = go.Figure()
-    chosen = representatives(entries, higher_is_better)
+    chosen = [index for index, entry in enumerate(entries) if entry.quality.value is not None]
+    shown = len({(entries[index].model, entries[index].method) for index in chosen})
     for index in sorted(chosen, key=lambda index: (entries[index].method != DENSE, entries[index].method)):
         entry = entries[index]
         figure.add_bar(
@@ -45,13 +32,13 @@ def bars(entries: Sequence[Entry], metric: str, higher_is_better: bool, style: S
                 "width": 3,
                 "color": "#5d6675",
             },
-            text=[f"{entry.quality.value:.3g}"] if len(chosen) <= LABELLED else None,
+            text=[f"{entry.quality.value:.3g}"] if shown <= LABELLED else None,
             textposition="inside",
             insidetextanchor="middle",
             insidetextfont={"color": "#ffffff"},
             textangle=0,
             customdata=[index],
-            meta=whose(entry),
+            meta=whose(entry) | {"entry": index},
             name=text(entry.method),
             offsetgroup=text(entry.method),
             marker={"color": style.colour(entry.method)},

@@ -6,23 +6,10 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from compress_exp.command import hide_secrets
 from compress_exp.report.records import Record
-from compress_exp.tracking import clean
 
 NOT_SETTINGS = ("seed=", "tracking", "outputs=", "hydra", "plan=", "force=", "lease_seconds=", "until=", "objectives")
 HIDDEN = ("method", "version")
-NUMBERS = ("size", "latency", "memory", "cost", "score")
-
-
-def safe(record: Record) -> Record:
-    """A copy without secrets and without the home directory; blocks of mere numbers are those of the record."""
-    run = record["run"]
-    told = run | {"command": hide_secrets(str(run.get("command") or ""))}
-    told["overrides"] = [hide_secrets(str(item)) for item in run.get("overrides") or []]
-    texts = {name: value for name, value in record.items() if name not in NUMBERS}
-    cleaned: Record = clean(texts | {"run": told})
-    return cleaned | {name: record[name] for name in NUMBERS if name in record}
 
 
 def command(record: Record) -> str:
@@ -57,22 +44,23 @@ def configuration(record: Record) -> list[str]:
     runtime = run.get("runtime") if isinstance(run.get("runtime"), Mapping) else {}
     chosen = {name: run.get(name) for name in ("model", "task", "loss", "hardware")}
     chosen |= {name: runtime.get(name) for name in ("precision", "threads")}
-    lines = [" ".join(_pairs(chosen))]
+    lines = [" ".join(pairs(chosen))]
     own = methods(record)
     for index, identity in enumerate(own):
         label = (
             str(names[index]) if len(names) == len(own) else str(_mapping(identity).get("method")).rpartition(".")[2]
         )
-        lines.append(f"{label}: {' '.join(_pairs(_mapping(identity)))}")
+        lines.append(f"{label}: {' '.join(pairs(_mapping(identity)))}")
     return lines
 
 
-def _pairs(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def pairs(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """name=value for all that is set, nested ones by their path."""
     for name, value in node.items():
         if not prefix and name in HIDDEN:
             continue
         if isinstance(value, Mapping):
-            yield from _pairs(value, f"{prefix}{name}.")
+            yield from pairs(value, f"{prefix}{name}.")
         elif value not in (None, [], "", ["*"]):
             text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             yield f"{prefix}{name}={text}"

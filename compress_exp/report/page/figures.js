@@ -3,6 +3,8 @@
 const CONFIG = {displaylogo: false, responsive: true, displayModeBar: true, modeBarButtons: [["toImage", "zoom2d", "resetScale2d"]]};
 const drawn = new Map();
 const hidden = new Set();
+const filtered = new Set();
+const best = {bars: true, shapes: true};
 
 /** Plotly is run after the page has been seen once: tables and boxes do not wait for it. */
 const plotly = new Promise((done) => {
@@ -34,21 +36,46 @@ function look() {
 }
 
 /** Draw a figure in a place, once more when the page turns dark or light. */
-function draw(place, figure, actions) {
-  drawn.set(place, {figure, actions});
+function draw(place, figure, actions, section) {
+  drawn.set(place, {figure, actions, section});
   plotly.then(() => drawn.has(place) && paint(place));
 }
 
-function seeable(method, model) {
-  return !hidden.has(`method ${method}`) && !hidden.has(`model ${model}`);
+/** Whether neither the legend nor the table's filter hides a method, a model, an entry. */
+function seeable(method, model, entry) {
+  return !hidden.has(`method ${method}`) && !hidden.has(`model ${model}`) && !filtered.has(entry);
+}
+
+/** Of traces that stand for one entry each the one with the best quality for each model and method, the first of equals. */
+function bestOnly(data, {entries, higher}) {
+  const chosen = new Map();
+  for (const trace of data) {
+    const key = JSON.stringify([trace.meta.model, trace.meta.method]);
+    const quality = entries[trace.meta.entry].quality;
+    const other = chosen.has(key) ? entries[chosen.get(key).meta.entry].quality : null;
+    if (quality !== null && (other === null || (higher ? quality > other : quality < other))) chosen.set(key, trace);
+  }
+  return [...chosen.values()];
+}
+
+/** A trace of points without those that are hidden; `customdata` are their entries. */
+function withoutHidden(trace) {
+  const kept = (values) => values.filter((_, index) => !filtered.has(trace.customdata[index]));
+  const {marker} = trace;
+  for (const [holder, name] of [[marker, "size"], [marker, "opacity"], [marker.line ?? {}, "width"], [trace, "x"], [trace, "y"], [trace, "customdata"]]) {
+    if (Array.isArray(holder[name])) holder[name] = kept(holder[name]);
+  }
 }
 
 function paint(place) {
-  const {figure, actions} = drawn.get(place);
-  const data = structuredClone(figure.data).filter(({meta}) => !meta || seeable(meta.method, meta.model));
+  const {figure, actions, section} = drawn.get(place);
+  let data = structuredClone(figure.data).filter(({meta}) => !meta || meta.entries || seeable(meta.method, meta.model, meta.entry));
+  if (best[place.dataset.figure]) data = bestOnly(data, section);
   for (const trace of data) {
+    if (trace.customdata && trace.type === "scatter") withoutHidden(trace);
     if (trace.type === "parcoords") {
-      const kept = (values) => values.filter((_, index) => seeable(trace.meta.methods[index], trace.meta.models[index]));
+      const {methods, models, entries} = trace.meta;
+      const kept = (values) => values.filter((_, index) => seeable(methods[index], models[index], entries[index]));
       trace.line.color = kept(trace.line.color);
       for (const dimension of trace.dimensions) {
         dimension.range = [Math.min(...dimension.values), Math.max(...dimension.values)];
@@ -127,8 +154,9 @@ function curveFigure(chains, histories) {
   return {data, layout};
 }
 
-function repaint() {
-  for (const place of drawn.keys()) if (place.isConnected) paint(place);
+/** Paint what has been drawn once more: everything, or the figures of sections alone. */
+function repaint(all) {
+  for (const place of drawn.keys()) if (place.isConnected && (all || place.dataset.figure)) plotly.then(() => paint(place));
 }
 
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => repaint(true));

@@ -1,4 +1,4 @@
-"""Latency over batch size and length, for the best configuration of every method."""
+"""Latency over batch size and length; the page draws the best configuration of every method that is not hidden."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from compress_exp.report.page.bars import representatives
 from compress_exp.report.page.entries import Entry
-from compress_exp.report.page.style import Style, plain_figure, text, whose
+from compress_exp.report.page.style import Style, log_axis, plain_figure, text, whose
 from compress_exp.report.records import Record, number
 
 Shape = tuple[int, int]
@@ -29,29 +28,27 @@ def by_shape(entry: Entry) -> dict[Shape, float]:
     return {shape: middle(values) for shape, values in sorted(found.items())}
 
 
-def latency(entries: Sequence[Entry], higher_is_better: bool, style: Style) -> dict[str, Any] | None:
-    """One group of bars for each shape; None if nothing was timed."""
+def latency(entries: Sequence[Entry], style: Style) -> dict[str, Any] | None:
+    """One line for each entry; None if nothing was timed."""
     figure = go.Figure()
-    chosen = [entries[index] for index in representatives(entries, higher_is_better)]
-    several = len({entry.model for entry in chosen}) > 1
-    for entry in chosen:
-        times = by_shape(entry)
-        if not times:
-            continue
+    timed = {index: times for index, entry in enumerate(entries) if (times := by_shape(entry))}
+    several = len({entries[index].model for index in timed}) > 1
+    for index, times in timed.items():
+        entry = entries[index]
         name = text(f"{entry.method} · {entry.model}" if several else entry.method)
         figure.add_scatter(
             x=[f"{size} × {length}" for size, length in times],
             y=list(times.values()),
             mode="lines+markers",
             name=name,
-            meta=whose(entry),
+            meta=whose(entry) | {"entry": index},
             line={"color": style.colour(entry.method), "width": 2, "dash": "dot" if entry.is_dense else "solid"},
             marker={"symbol": style.symbol(entry.model), "size": 8},
             hovertemplate=f"{name}<br>%{{x}} tokens: %{{y:.3g}} ms<extra></extra>",
         )
     if not figure.data:
         return None
-    shapes = sorted({shape for entry in chosen for shape in by_shape(entry)})
+    shapes = sorted({shape for times in timed.values() for shape in times})
     order = [f"{size} × {length}" for size, length in shapes]
     figure.update_layout(
         showlegend=False,
@@ -61,7 +58,7 @@ def latency(entries: Sequence[Entry], higher_is_better: bool, style: Style) -> d
             "categoryarray": order,
             "title": {"text": "batch size × tokens"},
         },
-        yaxis={"type": "log", "dtick": "D2", "title": {"text": "p50, ms"}},
+        yaxis=log_axis(value for times in timed.values() for value in times.values()) | {"title": {"text": "p50, ms"}},
     )
     return plain_figure(figure)
 

@@ -6,10 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress_exp.command import hide_secrets
 from compress_exp.manifest import FINISHED
+from compress_exp.secrecy import hide
 from compress_exp.status.sweeps import look
-from compress_exp.tracking import clean
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def missing(outputs: Path, tasks: Collection[str] | None) -> list[Missing]:
         asked = next((item.removeprefix("task=") for item in row.overrides if item.startswith("task=")), None)
         if row.state.state == FINISHED or (tasks is not None and asked is not None and asked not in tasks):
             continue
-        label = " ".join(hide_secrets(item) for item in row.overrides) or row.name or ""
-        told = [hide_secrets(sweep), label, row.state.state, hide_secrets(row.state.reason or "")]
-        found.setdefault(row.name or label, Missing(*map(clean, told)))
+        label = " ".join(map(hide, row.overrides)) or row.name or ""
+        told = Missing(hide(sweep), label, row.state.state, hide(row.state.reason or ""))
+        found.setdefault(row.name or label, told)
     return list(found.values())

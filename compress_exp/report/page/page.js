@@ -42,7 +42,12 @@ function drawNamed(place, section) {
     return;
   }
   if (place.dataset.figure === "cost") place.style.height = `${Math.max(220, 120 + 34 * new Set(figure.data.flatMap((trace) => trace.y)).size)}px`;
-  draw(place, figure, {click: (index) => select(index, true), hover: tell, leave: () => { tip.hidden = true; }});
+  if (place.dataset.figure === "parallel" && !document.createElement("canvas").getContext("webgl")) {
+    place.classList.add("none");
+    place.textContent = "This figure needs WebGL, which this browser does not have.";
+    return;
+  }
+  draw(place, figure, {click: (index) => select(index, true), hover: tell, leave: () => { tip.hidden = true; }}, section);
 }
 
 function element(tag, text = "", className = "") {
@@ -75,7 +80,8 @@ function select(index, scroll) {
   panels[current].querySelector(`tr[data-index="${index}"]`).classList.add("chosen");
   detail.querySelector("h3").textContent = entry.label;
   const seeds = entry.seeds.length > 1 ? `seeds ${entry.seeds.join(", ")}` : `seed ${entry.seeds[0]}`;
-  detail.querySelector(".where").textContent = `${entry.model} · ${seeds} · ${entry.runs.join(", ")}`;
+  const which = entry.seeds.length > 1 ? ` · command and steps: those of seed ${entry.seeds[0]}` : "";
+  detail.querySelector(".where").textContent = `${entry.model} · ${seeds} · ${entry.runs.join(", ")}${which}`;
   detail.querySelector(".command").textContent = entry.command;
   detail.querySelector(".configuration").textContent = entry.configuration.join("\n");
   detail.querySelector(".badges").replaceChildren(...entry.badges.map(([name, sentence]) => {
@@ -136,12 +142,15 @@ function sort(name, order) {
   filter();
 }
 
-/** Hide the rows that lack a word, have one that is marked with "-", or fail a checked box. */
+/** Hide the rows that lack a word, have one that is marked with "-", or fail a checked box; and their points in the figures. */
 function filter() {
   const panel = panels[current];
   const words = panel.querySelector(".filter").value.toLowerCase().split(/\s+/).filter(Boolean);
   const front = panel.querySelector(".only-front").checked;
   const sound = panel.querySelector(".only-sound").checked;
+  const sorted = () => [...filtered].sort((one, other) => one - other).join();
+  const before = sorted();
+  filtered.clear();
   let shown = 0;
   const rows = panel.querySelectorAll("tbody tr[data-index]");
   for (const row of rows) {
@@ -149,8 +158,16 @@ function filter() {
     const fits = words.every((word) => word.length > 1 && word[0] === "-" ? !text.includes(word.slice(1)) : text.includes(word));
     row.hidden = !(fits && (!front || "front" in row.dataset) && (!sound || !row.querySelector(".badge")));
     shown += !row.hidden;
+    if (row.hidden) filtered.add(Number(row.dataset.index));
   }
+  if (sorted() !== before) later(() => repaint(false));
   panel.querySelector(".count").textContent = `${shown} of ${rows.length}`;
+}
+
+/** Do something when nothing asked for it again for a moment. */
+function later(action) {
+  clearTimeout(later.timer);
+  later.timer = setTimeout(action, 120);
 }
 
 function answer() {
@@ -180,7 +197,7 @@ document.addEventListener("click", (event) => {
     const off = target.getAttribute("aria-pressed") === "true";
     target.setAttribute("aria-pressed", String(!off));
     hidden[off ? "add" : "delete"](target.dataset.hides);
-    repaint();
+    repaint(false);
   } else if (target.matches("thead button")) {
     const head = target.parentElement;
     const first = head.classList.contains("number") ? "descending" : "ascending";

@@ -15,8 +15,9 @@ from compress_exp.report.page.style import Style, plain_figure, text
 def parallel(entries: Sequence[Entry], metric: str, style: Style) -> dict[str, Any] | None:
     """The figure of the entries that have all four numbers; None if none has."""
     axes = [("size, MB", megabytes), (metric, _quality), ("p50, ms", _p50), ("speed-up", _speedup)]
-    complete = [(entry, [read(entry) for _, read in axes]) for entry in entries]
-    rows = [(entry, values) for entry, values in complete if None not in values]
+    complete = [(index, entry, [read(entry) for _, read in axes]) for index, entry in enumerate(entries)]
+    numbers = [index for index, _, values in complete if None not in values]
+    rows = [(entry, values) for _, entry, values in complete if None not in values]
     if not rows:
         return None
     methods = [name for name in (DENSE, *style.methods) if any(entry.method == name for entry, _ in rows)]
@@ -26,6 +27,7 @@ def parallel(entries: Sequence[Entry], metric: str, style: Style) -> dict[str, A
             meta={
                 "methods": [entry.method for entry, _ in rows],
                 "models": [entry.model for entry, _ in rows],
+                "entries": numbers,
             },
             line={
                 "color": [methods.index(entry.method) for entry, _ in rows],

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from compress_exp.report.page.entries import Entry
 from compress_exp.report.page.pareto import front
-from compress_exp.report.page.style import GREY, Style, plain_figure, quality_axis, text, whose
+from compress_exp.report.page.style import GREY, Style, log_axis, plain_figure, quality_axis, text, whose
 
 FLOORS = (0.99, 0.999)
 MANY_MODELS = 2
@@ -111,7 +111,7 @@ def _cost_axis(title: str, costs: Sequence[float]) -> dict[str, Any]:
     """From zero, or logarithmic where the costs are of different orders."""
     axis: dict[str, Any] = {"title": {"text": title}}
     if costs and min(costs) > 0 and max(costs) > WIDE * min(costs):
-        return axis | {"type": "log", "dtick": "D2"}
+        return axis | log_axis(costs)
     return axis | {"rangemode": "tozero"}
 
 

@@ -9,9 +9,10 @@ from typing import Any
 from compress_exp.report.page.badges import mark
 from compress_exp.report.page.bars import bars
 from compress_exp.report.page.columns import Column, columns, form
+from compress_exp.report.page.conditions import conditions
 from compress_exp.report.page.cost import cost, scale, seconds
 from compress_exp.report.page.curves import Histories
-from compress_exp.report.page.entries import DENSE, Entry, fold, headline, plain, primary
+from compress_exp.report.page.entries import DENSE, Entry, fold, plain, primary
 from compress_exp.report.page.hover import hover
 from compress_exp.report.page.latency import latency
 from compress_exp.report.page.majority import Majority
@@ -19,7 +20,7 @@ from compress_exp.report.page.parallel import parallel
 from compress_exp.report.page.scatter import best, megabytes, milliseconds, scatter
 from compress_exp.report.page.style import Style
 from compress_exp.report.page.waterfall import measured, steps, waterfalls
-from compress_exp.report.records import Record, number
+from compress_exp.report.records import Record
 
 GOOD = 0.99
 
@@ -99,12 +100,13 @@ class Section:
         name, higher, entries = self.metric, self.higher_is_better, self.entries
         return {
             "entries": [self._facts(entry, by_artifact, histories) for entry in entries],
+            "higher": higher,
             "figures": {
                 "size": scatter(entries, megabytes, "size, MB", name, higher, style),
                 "latency": scatter(entries, milliseconds, "p50, ms", name, higher, style),
                 "parallel": parallel(entries, name, style),
                 "bars": bars(entries, name, higher, style),
-                "shapes": latency(entries, higher, style),
+                "shapes": latency(entries, style),
                 "cost": cost(self.records),
             },
         }
@@ -151,34 +153,3 @@ def sections(records: Sequence[Record], majority: Majority) -> list[Section]:
         mark(entries, majority)
         made.append(Section(task, metric, higher, told, tuple(group), tuple(entries)))
     return made
-
-
-def conditions(record: Record) -> tuple[str, ...]:
-    """How a record was measured: only what was measured alike is compared."""
-    run, origin, row = record["run"], _mapping(record.get("origin")), headline(record)
-    runtime, quality = _mapping(run.get("runtime")), record["quality"]
-    threads, size, length = number(runtime, "threads"), number(row, "batch_size"), number(row, "length")
-    rows, data = number(quality, "rows"), _mapping(quality.get("settings")).get("rows")
-    told = [
-        str(run.get("hardware")),
-        machine(origin),
-        " ".join(str(runtime[name]) for name in ("name", "device") if runtime.get(name) is not None),
-        "" if threads is None else f"{threads:.0f} thread{'' if threads == 1 else 's'}",
-        "not timed" if size is None or length is None else f"latency of {size:.0f} × {length:.0f} tokens",
-        str(quality.get("split") or "") if rows is None else f"{rows:,.0f} {quality.get('split') or ''} examples",
-        "" if data is None else f"data {str(data)[:8]}",
-    ]
-    return tuple(part for part in told if part)
-
-
-def machine(origin: Mapping[str, Any]) -> str:
-    """The device that times belong to: equal hosts of a cluster are one."""
-    device = origin.get("gpu") or origin.get("cpu")
-    if device is None:
-        return str(origin.get("host") or "")
-    cores = number(origin, "cores")
-    return str(device) if cores is None or origin.get("gpu") else f"{device}, {cores:.0f} cores"
-
-
-def _mapping(node: Any) -> Mapping[str, Any]:
-    return node if isinstance(node, Mapping) else {}

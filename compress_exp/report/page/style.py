@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -67,9 +68,17 @@ def plain_figure(figure: go.Figure) -> dict[str, Any]:
     return made
 
 
-def whose(entry: Entry) -> dict[str, str]:
+def whose(entry: Entry) -> dict[str, Any]:
     """What the legend of a section shows and hides a trace by."""
     return {"method": entry.method, "model": entry.model}
+
+
+def log_axis(values: Iterable[float]) -> dict[str, Any]:
+    """A logarithmic axis for positive values that says each of its numbers in full: 0.5, 1, 2, 5, 10."""
+    known = [value for value in values if value > 0]
+    first, last = (math.floor(math.log10(end)) for end in (min(known, default=1), max(known, default=1)))
+    ticks = [digit * 10.0**power for power in range(first - 1, last + 2) for digit in (1, 2, 5)]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def quality_axis(metric: str, higher_is_better: bool) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def waterfall(
 
 def _lines(label: str) -> str:
     """A narrow label."""
-    return text(label).replace("/", "/<br>").replace(" → ", "<br>→ ")
+    return text(label).replace("/", "/<br>").replace("_", "_<br>").replace(" → ", "<br>→ ")
 
 
 def _range(numbers: Sequence[float]) -> list[float]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import jinja2
 import plotly.offline
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from compress_exp.report.page.curves import Histories
 from compress_exp.report.page.entries import weights_of
@@ -53,6 +54,7 @@ def render(outputs: Path, made: Sequence[Section], tasks: Sequence[str] | None) 
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
+    environment.filters["breakable"] = _breakable
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":"), "ensure_ascii": False}
     return environment.get_template("page.html.j2").render(
         sections=made,
@@ -81,6 +83,11 @@ def titles(made: Sequence[Section]) -> list[str]:
             apart.insert(0, section.metric)
         found.append(" · ".join([section.task, *apart]))
     return found
+
+
+def _breakable(name: str) -> Markup:
+    """A name that a narrow column breaks where its parts end."""
+    return Markup(re.sub("([/_.=])", r"\1<wbr>", str(escape(name))))
 
 
 def _hash(script: str) -> str:

@@ -1,0 +1,230 @@
+"""What all pruning of whole heads and neurons shares: units in the order in which they go, and how many go.
+
+Tensors shrink before training starts, and the rest trains on. Units are ranked once; the last of a layer never goes.
+Weights that an earlier stage pruned stay pruned in what is left. Cost: no memory beyond the model's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from compress_exp.config import FieldError, UserError, check_number
+from compress_exp.layers.shapes import settle
+from compress_exp.layers.slices import Slice
+from compress_exp.methods.base import Context, Facts, Method
+from compress_exp.methods.parametrized import bake, only_locked, parametrized
+from compress_exp.methods.prune.amount import Amount, content
+from compress_exp.methods.select import Select
+from compress_exp.models.families.base import Family
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger("compress_exp")
+METRICS = ("sparsity", "parameters", "megabytes")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Heads or neurons that go together.
+
+    Attributes:
+        members: which, of which part.
+        costs: their entries, their entries that are not pruned, their stored bytes.
+    """
+
+    members: tuple[tuple[Slice, tuple[int, ...]], ...]
+    costs: tuple[float, float, float]
+
+
+def in_order(parts: Sequence[Slice], scores: Sequence[Tensor], scope: str, multiple: int = 1) -> list[Unit]:
+    """The units of some parts, the first to go first; the best of each part are left out.
+
+    Args:
+        parts: heads or neurons.
+        scores: one number a unit, larger is kept longer; among equal ones the lower index goes first.
+        scope: "global" compares the units of all parts, "layer" takes equally many from each.
+        multiple: so many go at once, after the first few that leave a multiple of it.
+    """
+    chunks: list[tuple[float, int, Unit]] = []
+    for number, (part, score) in enumerate(zip(parts, scores, strict=True)):
+        order = score.argsort(stable=True).tolist()
+        first = part.count % multiple or multiple
+        pieces = [order[:first], *(order[start : start + multiple] for start in range(first, part.count, multiple))]
+        costs = part.costs()
+        for index, piece in enumerate(pieces[:-1]):
+            unit = Unit(((part, tuple(piece)),), tuple(costs[piece].sum(0).tolist()))
+            rank = float(score[piece].mean()) if scope == "global" else (index + 1) / len(pieces)
+            chunks.append((rank, number, unit))
+    chunks.sort(key=lambda chunk: chunk[:2])
+    if scope == "global":
+        return [unit for _, _, unit in chunks]
+    return [_together([unit for _, _, unit in group]) for _, group in groupby(chunks, lambda chunk: chunk[0])]
+
+
+def _together(units: Sequence[Unit]) -> Unit:
+    members = tuple(member for unit in units for member in unit.members)
+    entries, kept, size = (sum(unit.costs[index] for unit in units) for index in range(3))
+    return Unit(members, (entries, kept, size))
+
+
+def how_many(amount: Amount, units: Sequence[Unit], entries: float, parameters: float, size: float) -> int:
+    """How many units are to go so that what is left is nearest to an amount.
+
+    Args:
+        amount: what is wanted; its sparsity is a share of `entries`.
+        units: in the order in which they go.
+        entries: of all heads and neurons concerned.
+        parameters: of the model, pruned ones not counted.
+        size: bytes of the stored model.
+
+    Raises:
+        FieldError: no number of them comes near.
+    """
+    name = next(name for name in METRICS if getattr(amount, name) is not None)
+    value = float(getattr(amount, name))
+    whole = {"sparsity": 0.0, "parameters": parameters, "megabytes": size / 1e6}[name]
+    scale = {"sparsity": 1 / entries, "parameters": -1.0, "megabytes": -1e-6}[name]
+    costs = torch.tensor([unit.costs for unit in units], dtype=torch.float64).view(-1, 3)[:, METRICS.index(name)]
+    left = whole + scale * torch.cat([torch.zeros(1, dtype=torch.float64), costs.cumsum(0)])
+    count = int((left - value).abs().argmin())
+    slack = float((left[1:] - left[:-1]).abs().max()) / 2 if len(left) > 1 else 0.0
+    if float((left[count] - value).abs()) > slack + 1e-9 * abs(value):
+        raise FieldError(
+            name,
+            f"{value:g} cannot be reached, since every layer keeps its last head and neurons; "
+            f"from {float(left.min()):.6g} to {float(left.max()):.6g} can",
+        )
+    return count
+
+
+def remove(model: PreTrainedModel, units: Sequence[Unit]) -> None:
+    """Take units out of the model; nothing of it may be parametrized."""
+    gone: dict[str, tuple[Slice, set[int]]] = {}
+    for unit in units:
+        for part, members in unit.members:
+            gone.setdefault(part.output_name, (part, set()))[1].update(members)
+    for part, lost in gone.values():
+        part.keep(model, [index for index in range(part.count) if index not in lost])
+
+
+def left(parts: Sequence[Slice], units: Sequence[Unit], family: Family) -> dict[str, list[int]]:
+    """How many heads or neurons each part keeps, by stack and role: self- and cross-attention fare differently."""
+    gone: Counter[str] = Counter()
+    for unit in units:
+        for part, members in unit.members:
+            gone[part.output_name] += len(members)
+    counts: dict[str, list[int]] = {}
+    for part in parts:
+        stack = family.stack_of(part.output_name)
+        kind = f"{stack.name if stack else ''} {part.unit}s left of {part.role}"
+        counts.setdefault(kind, []).append(part.count - gone[part.output_name])
+    return counts
+
+
+def chosen(parts: Sequence[Slice], select: Select) -> list[Slice]:
+    """The parts whose projection out of them is selected.
+
+    Raises:
+        FieldError: there is none.
+    """
+    found = [part for part in parts if select.takes(part.output_name, part.role)]
+    if not found:
+        roles = ", ".join(sorted({part.role for part in parts}))
+        raise FieldError("select", f"no layer matched; {parts[0].unit}s are chosen by {roles}")
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal(Method):
+    """Remove units until an amount is reached, then train the rest.
+
+    Attributes:
+        sparsity: share of the heads' or neurons' parameters that goes; or
+        parameters: parameters that are left of the whole model; or
+        megabytes: size of the stored weights in 10⁶ bytes. Exactly one of the three is set.
+        calibration: batches of 32 training rows that tell importances.
+    """
+
+    sparsity: float | None = None
+    parameters: int | None = None
+    megabytes: float | None = None
+    calibration: int = 16
+
+    shrinks: ClassVar[bool] = True
+    replaces_model: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rounds > 1:
+            raise FieldError("rounds", f"{self.name} removes at once, before training; set 1")
+        if self.rewind is not None:
+            raise FieldError("rewind", f"{self.name} removes at once, before training; set null")
+        check_number("calibration", self.calibration, 1)
+        _ = self.amount
+
+    @property
+    def amount(self) -> Amount:
+        """How much is to be removed."""
+        return Amount(sparsity=self.sparsity, parameters=self.parameters, megabytes=self.megabytes)
+
+    def check(self, facts: Facts) -> Facts:
+        """Anything that is not packed can lose heads and neurons; how many it has is not known afterwards."""
+        after = super().check(facts)
+        most = self.most(facts)
+        if self.sparsity is not None and most is not None and self.sparsity > most + 1e-9:
+            raise UserError(
+                f"method.{self.family}.sparsity: {self.sparsity:g} would empty a layer; at most {most:.4g} can go"
+            )
+        return replace(after, heads=None, neurons=None, widths={})
+
+    def most(self, facts: Facts) -> float | None:
+        """The largest sparsity that the architecture allows, where that is known."""
+        return None
+
+    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
+        """Cut at once.
+
+        Raises:
+            UserError: a weight passes through more than what locks the zeros of earlier stages.
+        """
+        if not all(only_locked(module) for module in parametrized(model)):
+            raise UserError(f"method.{self.family}: {self.name} changes shapes; put it first in its stage")
+        bake(model)
+        return self.cut(model, context)
+
+    def cut(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
+        """The smaller model; nothing of the given one is parametrized."""
+        raise NotImplementedError
+
+    def cut_units(
+        self, model: PreTrainedModel, context: Context, parts: Sequence[Slice], units: Sequence[Unit]
+    ) -> PreTrainedModel:
+        """Remove as many units as the amount asks for.
+
+        Args:
+            model: is changed.
+            context: its family.
+            parts: what is concerned.
+            units: what can go, in the order in which it goes.
+        """
+        parameters, size = content(model)
+        entries = sum(float(part.costs()[:, 0].sum()) for part in parts)
+        going = units[: how_many(self.amount, units, entries, parameters, size)]
+        gone, fewer, smaller = (sum(unit.costs[index] for unit in going) for index in range(3))
+        kept = left(parts, going, context.family)
+        remove(model, going)
+        settle(model, context.family)
+        told = (100 * gone / entries, parameters - fewer, (size - smaller) / 1e6)
+        log.info("%s: %.2f %% removed, which leaves %d parameters in %.2f MB", self.name, *told)
+        for kind, counts in kept.items():
+            log.info("%s: %s", kind, " ".join(map(str, counts)))
+        return model

@@ -1,0 +1,169 @@
+"""What an artifact is and how it came about: from the recipes of its chain and the records that know their names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from compress_exp.report.page.describe import pairs
+from compress_exp.report.records import Record
+from compress_exp.secrecy import clean
+
+TRAIN = "train"
+
+
+@dataclass(frozen=True)
+class Names:
+    """What recipes do not know, because it decides nothing.
+
+    Attributes:
+        model: how the configuration calls the dense model.
+        task: and the task.
+        labels: of the stages, by the keys of their artifacts.
+        hub: "model" and "dataset" on the Hugging Face hub; None where they are not from there.
+    """
+
+    model: str
+    task: str
+    labels: Mapping[str, str]
+    hub: Mapping[str, str | None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> Names:
+        """From records, of which there is at least one; equal artifacts may have several names, the first counts."""
+        labels: dict[str, str] = {}
+        for record in records:
+            for row in stages(record):
+                labels.setdefault(str(row.get("artifact")), "+".join(map(str, row.get("methods") or ["?"])))
+        first = records[0]
+        sources = (first.get("origin") or {}).get("sources")
+        return cls(str(first["run"].get("model")), str(first["run"].get("task")), labels, sources or {})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of the chain, or the baseline.
+
+    Attributes:
+        key: of its artifact.
+        label: its methods.
+        families: of its methods, such as "prune".
+        loss: what its training minimised; empty where nothing trained.
+        steps: optimiser steps; None where the artifact is gone.
+        seconds: that it took.
+        settings: name and value of all its hyperparameters, a list for each method.
+        budget: of its training, in the same form.
+    """
+
+    key: str
+    label: str
+    families: tuple[str, ...]
+    loss: str
+    steps: int | None
+    seconds: float | None
+    settings: tuple[str, ...]
+    budget: str
+
+    @property
+    def told(self) -> str:
+        """All its settings in one line."""
+        return "; ".join([*filter(None, self.settings), f"training: {self.budget or 'none'}"])
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The chain from the dense model to an artifact.
+
+    Attributes:
+        steps: the dense model first, the artifact last.
+        recipe: of the artifact.
+        build: what is known of its making.
+        config: its config.json.
+        source: what the recipe of the dense model says of the weights it started from.
+    """
+
+    steps: tuple[Step, ...]
+    recipe: Mapping[str, Any]
+    build: Mapping[str, Any]
+    config: Mapping[str, Any]
+    source: Mapping[str, Any]
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it is the dense model itself."""
+        return self.recipe.get("kind") == "baseline"
+
+    @property
+    def packed(self) -> Mapping[str, Any] | None:
+        """How its tensors are stored; None for an ordinary checkpoint."""
+        return self.config.get("quantization_config")
+
+    @property
+    def families(self) -> list[str]:
+        """Of all its methods, each once."""
+        return list(dict.fromkeys(family for step in self.steps for family in step.families))
+
+
+def lineage(artifacts: Path, key: str, names: Names) -> Lineage:
+    """The chain of an artifact; it ends early where a parent is gone."""
+    steps: list[Step] = []
+    source: Any = None
+    above: str | None = key
+    while above is not None and len(steps) < 100:
+        recipe = read(artifacts / above / "recipe.json")
+        steps.append(_step(above, recipe, read(artifacts / above / "build.json"), names))
+        source = recipe.get("model")
+        above = recipe.get("parent")
+    recipe, build, config = (read(artifacts / key / f"{name}.json") for name in ("recipe", "build", "config"))
+    return Lineage(tuple(reversed(steps)), recipe, build, config, source if isinstance(source, Mapping) else {})
+
+
+def stages(record: Record) -> list[Mapping[str, Any]]:
+    """The stages of a record, those that are readable."""
+    found = record.get("stages")
+    return [row for row in found if isinstance(row, Mapping)] if isinstance(found, list) else []
+
+
+def read(file: Path) -> dict[str, Any]:
+    """A JSON file; nothing where it is missing or damaged."""
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return clean(content) if isinstance(content, dict) else {}
+
+
+def _step(key: str, recipe: Mapping[str, Any], build: Mapping[str, Any], names: Names) -> Step:
+    own = [method for method in recipe.get("methods") or [] if isinstance(method, Mapping)]
+    budgets = [recipe.get(TRAIN)] if recipe.get("kind") == "baseline" else [method.get(TRAIN) for method in own]
+    classes = [str(method.get("method")) for method in own]
+    loss = recipe.get("loss")
+    return Step(
+        key=key,
+        label="dense" if recipe.get("kind") == "baseline" else names.labels.get(key) or "+".join(map(_last, classes)),
+        families=tuple(part[2] for name in classes if len(part := name.split(".")) > 2 and part[1] == "methods"),
+        loss=_loss(recipe),
+        steps=build.get("steps"),
+        seconds=build.get("seconds"),
+        settings=tuple(_told({name: value for name, value in method.items() if name != TRAIN}) for method in own)
+        + ((f"loss: {_told(loss)}",) if isinstance(loss, Mapping) and _told(loss) else ()),
+        budget="; ".join(_told(budget) for budget in budgets if isinstance(budget, Mapping)),
+    )
+
+
+def _loss(recipe: Mapping[str, Any]) -> str:
+    if recipe.get("kind") == "baseline":
+        return "TaskLoss" if recipe.get(TRAIN) else ""
+    loss = recipe.get("loss")
+    return _last(str(loss.get("loss"))) if isinstance(loss, Mapping) else ""
+
+
+def _told(node: Mapping[str, Any]) -> str:
+    return ", ".join(pairs({name: value for name, value in node.items() if name not in ("loss", "version")}))
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
