@@ -213,9 +213,8 @@ def initial_facts(model: Model) -> Facts:
     family = model.family()
     config = read_config(model)
     vocabulary = None if model.directory is None else int(config.vocab_size)
-    heads, neurons = block_sizes(config, family)
-    layers, widths = layer_counts(config, family), input_widths(config, family)
-    return Facts(family, layers, vocabulary, heads=heads, neurons=neurons, widths=widths)
+    layers, (heads, neurons) = layer_counts(config, family), block_sizes(config, family)
+    return Facts(family, layers, vocabulary, heads, neurons, widths=input_widths(config, family))
 
 
 def check_kind(task: Task, family: Family) -> None:

@@ -1,8 +1,8 @@
 """The artifact on disk: safetensors at their real width, a configuration that says how to read them.
 
 Four things leave the dense format: pruned tensors are stored as `<name>_bitmask` and `<name>_values`, or with at most n
-of m inputs left, as `<name>_patterns` and `<name>_values`, whatever is smallest; int8 modules keep `weight`,
-`weight_scale`, `input_scale`, `input_zero_point`; of tied tensors one is stored; and blocks may have fewer heads or
+of m inputs left as `<name>_patterns` and `<name>_values`, whatever is smallest; int8 modules keep `weight`,
+`weight_scale`, `input_scale`, `input_zero_point`, of tied tensors one is stored, and blocks may have fewer heads or
 neurons than the architecture's configuration can say. `config.json` lists them under `quantization_config`; a model
 without any of them is an ordinary checkpoint.
 """

@@ -112,14 +112,8 @@ class Student(Method):
                     f"{facts.vocabulary}; take a student with the same tokenizer"
                 )
             heads, neurons = block_sizes(config, family)
-            return replace(
-                after,
-                family=family,
-                layers=layer_counts(config, family),
-                heads=heads,
-                neurons=neurons,
-                widths=input_widths(config, family),
-            )
+            after = replace(after, heads=heads, neurons=neurons, widths=input_widths(config, family))
+            return replace(after, family=family, layers=layer_counts(config, family))
         counts = self.counts(facts.layers)
         for name in ("encoder", "decoder"):
             if name not in facts.layers and getattr(self, f"{name}_layers") is not None:

@@ -71,7 +71,7 @@ class LayerPruning(Removal):
 
     def check(self, facts: Facts) -> Facts:
         """A share of the layers must be some of them; where one block serves all, nothing but a share can be asked."""
-        after = replace(super().check(facts), heads=facts.heads, neurons=facts.neurons)
+        after = replace(super().check(facts), heads=facts.heads, neurons=facts.neurons, widths=facts.widths)
         if self.sparsity is not None:
             counts = counts_of(facts.layers, self.sparsity)
             if self.sparsity and counts == facts.layers:

@@ -153,9 +153,9 @@ def block_sizes(config: Any, family: Family) -> tuple[dict[str, int], dict[str, 
 def input_widths(config: Any, family: Family) -> dict[str, tuple[int, ...]]:
     """The inputs of the projections of each role, as the configuration tells them."""
     hidden = int(config.hidden_size)
-    inner = {width_of(config, stack) for stack in family.stacks}
-    heads = int(getattr(config, "d_kv", 0) or 0) * int(config.num_attention_heads) or hidden
-    special = {"ffn_out": tuple(sorted(inner)), "attention_output": (heads,), "cross.attention_output": (heads,)}
+    heads = int(getattr(config, "d_kv", 0)) * int(config.num_attention_heads) or hidden
+    neurons = tuple(width_of(config, stack) for stack in family.stacks)
+    special = {"ffn_out": neurons, "attention_output": (heads,), "cross.attention_output": (heads,)}
     return {role: special.get(role, (hidden,)) for role in family.roles.values()}
 
 

@@ -12,6 +12,7 @@ from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.prune.n_m import NMPruning, n_m_mask
 from compress_exp.methods.select import Select, targets
 from compress_exp.models.families.base import input_widths, is_conv1d
+from compress_exp.pipeline import apply_stage, run_stage
 from tests.experiments import planned
 
 FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
@@ -134,3 +135,16 @@ def test_values_out_of_range_are_refused(settings, field, no_budget):
     with pytest.raises(FieldError) as caught:
         NMPruning(name="prune/n_m", train=no_budget, **settings)
     assert caught.value.name == field
+
+
+def test_after_heads_and_neurons_went_only_the_model_tells_the_widths(data, dense, tmp_path):
+    more = "+method@method.prune2=prune/n_m"
+    plan = planned("bert", data, "method=prune/structured", more)
+    assert plan.facts.widths == {}
+    base, places = dense(plan), [tmp_path / "a", tmp_path / "b"]
+    for place in places:
+        place.mkdir()
+    run_stage(plan, 0, base, base, places[0])
+    model = apply_stage(plan, 1, places[0], base, places[1]).model
+    chosen = targets(model, plan.facts.family, Select())
+    assert all(bool(((groups_of(target.modules[0], 4) != 0).sum(1) <= 2).all()) for target in chosen)
