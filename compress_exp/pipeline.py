@@ -113,6 +113,7 @@ def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
         tokenizer = method.retokenize(tokenizer, features)
     if tokenizer is not before:
         features = plan.task.features("train", tokenizer, model.config)
+    steps = steps_of(stage.train, len(features)) if stage.trains else 0
 
     def calibration(count: int) -> list[dict[str, torch.Tensor]]:
         batches = calibration_batches(features, lambda rows: plan.task.collate(rows, tokenizer), plan.seed, count)
@@ -125,6 +126,7 @@ def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
         parent_tokenizer=before,
         seed=plan.seed,
         device=device,
+        steps=steps,
         baseline=lambda: load(baseline),
         pretrained=lambda: plan.model.load(plan.task, tokenizer, plan.seed),
         calibration=calibration,
@@ -143,7 +145,6 @@ def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
                 method.step(model, 1.0)
         return Built(model, tokenizer, [], 0, 0.0)
     teacher = load_teacher(plan, baseline, model, tokenizer) if stage.uses_teacher else None
-    steps = steps_of(stage.train, len(features))
     flow = flow_of(stage.methods)
     module = flow(model, plan.task, stage.loss, stage.methods, stage.train, steps, plan.seed, teacher)
     return train(plan, module, tokenizer, features, directory, stage.label, beat)

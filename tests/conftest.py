@@ -91,6 +91,7 @@ def context(batch: dict[str, Tensor], tmp_path: Path) -> Callable[[str], Context
             parent_tokenizer=None,  # type: ignore[arg-type]
             seed=0,
             device=torch.device("cpu"),
+            steps=3,
             baseline=lambda: build_model(model_type),
             pretrained=lambda: build_model(model_type),
             calibration=lambda count: [batch] * min(count, 2),

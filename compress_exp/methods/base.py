@@ -59,6 +59,7 @@ class Context:
         parent_tokenizer: what the model reads with before `prepare`; the same unless a method changes it.
         seed: of everything random.
         device: where the model is.
+        steps: optimiser steps of one training of the stage; 0 where nothing trains.
         baseline: loads the dense model.
         pretrained: loads what the baseline began from.
         calibration: so many batches of 32 seeded training rows; of several ranks each sees its own rows.
@@ -71,6 +72,7 @@ class Context:
     parent_tokenizer: PreTrainedTokenizerBase
     seed: int
     device: torch.device
+    steps: int
     baseline: Callable[[], PreTrainedModel]
     pretrained: Callable[[], PreTrainedModel]
     calibration: Callable[[int], list[dict[str, Tensor]]]

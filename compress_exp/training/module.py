@@ -20,6 +20,7 @@ from compress_exp.losses.base import Loss
 from compress_exp.methods.base import Method
 from compress_exp.training import ranks
 from compress_exp.training.forward import forward_logits
+from compress_exp.training.rate import rate_factor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -193,14 +194,6 @@ def weighted(means: dict[str, Tensor], logits: Tensor) -> dict[str, Tensor]:
     """
     share = ranks.share(len(logits), logits.device)
     return {name: value * share if len(logits) else logits.sum() * 0.0 for name, value in means.items()}
-
-
-def rate_factor(step: int, steps: int, warmup: float) -> float:
-    """The learning rate's factor: 0 → 1 over the warm-up, then linearly to 0 after the last step."""
-    rising = round(warmup * steps)
-    if step < rising:
-        return (step + 1) / rising
-    return (steps - step) / max(1, steps - rising)
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:

@@ -10,7 +10,8 @@ from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.prune.once_for_all import OnceForAll
 from compress_exp.methods.quant.fake import FakeQuantInput
 from compress_exp.training.flows import DistillationModule, PruneFinetuneModule, QATModule, flow_of
-from compress_exp.training.module import CompressionModule, rate_factor, step_seed
+from compress_exp.training.module import CompressionModule, step_seed
+from compress_exp.training.rate import rate_factor
 
 
 def test_the_rate_rises_and_falls_linearly():

@@ -1,7 +1,8 @@
 """Group lasso (Yuan & Lin 2006) by proximal steps: whole rows or columns of a weight go to zero together.
 
 After each step of the optimiser w_g ← w_g·(1 − ηλ√p_g / ‖w_g‖)₊ for each group g of p_g weights, η the learning rate:
-the minimiser of ½‖w − v‖² + ηλ·Σ √p_g‖w_g‖ (Parikh & Boyd 2014, Proximal Algorithms, 6.5.4).
+the minimiser of ½‖w − v‖² + ηλ·Σ √p_g‖w_g‖ (Parikh & Boyd 2014, Proximal Algorithms, 6.5.4). With `strength=null` λ
+is chosen as in `compress_exp.methods.prune.l1`, by the groups' root mean squares.
 Cost: nothing but the step. The zeros are complete rows or columns; shapes stay (`prune/neurons` and `prune/heads`
 remove them).
 """
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from compress_exp.config import check_choice
 from compress_exp.methods.base import Context
 from compress_exp.methods.parametrized import Mask, owned
-from compress_exp.methods.prune.l1 import Proximal
+from compress_exp.methods.prune.l1 import Proximal, set_strength
 from compress_exp.methods.prune.penalty import PenaltyPruning
 from compress_exp.methods.select import Target, original
 from compress_exp.models.families.base import output_axis
@@ -45,13 +46,19 @@ class GroupLassoPruning(PenaltyPruning):
         group: "row", all weights of one output, or "column", all of one input.
     """
 
-    strength: float = 1.0
+    strength: float | None = None
     group: str = "row"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("group", self.group, ("row", "column"))
         check_choice("scope", self.scope, ("tensor", "global"))
+
+    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
+        """Gate every selected weight, and choose λ."""
+        model = super().prepare(model, context)
+        set_strength(model, self, context)
+        return model
 
     def gate(self, target: Target, index: int, context: Context) -> Mask:
         """All open."""
@@ -76,6 +83,6 @@ class GroupLassoPruning(PenaltyPruning):
 
     def after_step(self, model: PreTrainedModel, learning_rate: float) -> None:
         """The proximal step."""
-        for module, _ in owned(model, self.name, Proximal):
-            weight = original(module)
-            weight.copy_(group_soft_threshold(weight, learning_rate * self.strength, self.axis(module)))
+        for module, gate in owned(model, self.name, Proximal):
+            weight, strength = original(module), float(gate.strength)
+            weight.copy_(group_soft_threshold(weight, learning_rate * strength, self.axis(module)))

@@ -1,9 +1,10 @@
 """L0 regularisation with hard concrete gates (Louizos, Welling & Kingma 2018, arXiv:1712.01312).
 
 Every weight is multiplied by z = clip(s·(ζ − γ) + γ, 0, 1), s = σ((log u − log(1 − u) + log α) / β), u uniform, with
-β = 2/3, γ = −0.1, ζ = 1.1; the penalty is λ·mean P(z ≠ 0), P(z ≠ 0) = σ(log α − β·log(−γ/ζ)). Outside training, and in
-what is exported, z = clip(σ(log α)·(ζ − γ) + γ, 0, 1). Defaults for BERT are those of Sanh et al. (2020,
-arXiv:2005.07683): log α = 2.197 at first, λ = 125, learning rate of log α 0.1.
+β = 2/3, γ = −0.1, ζ = 1.1; the penalty is λ·Σ P(z ≠ 0) / n, P(z ≠ 0) = σ(log α − β·log(−γ/ζ)), with n the 85 million
+weights of BERT-base's blocks, so that a strength presses on each weight alike whatever the model. Outside training, and
+in what is exported, z = clip(σ(log α)·(ζ − γ) + γ, 0, 1). Defaults are those of Sanh et al. (2020, arXiv:2005.07683)
+for BERT-base: log α = 2.197 at first, λ = 125, learning rate of log α 0.1.
 Cost: a float32 log α with Adam's two moments for every weight, a random number for each in every step.
 """
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from compress_exp.config import check_number
 from compress_exp.methods.base import Context
 from compress_exp.methods.parametrized import Mask, owned
-from compress_exp.methods.prune.penalty import PenaltyPruning
+from compress_exp.methods.prune.penalty import BERT_BASE, PenaltyPruning
 from compress_exp.methods.select import Target
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class L0Pruning(PenaltyPruning):
         score_learning_rate: of log α, which follows the same warm-up and decay as the weights.
     """
 
-    strength: float = 125.0
+    strength: float | None = 125.0
     score_learning_rate: float = 0.1
 
     def __post_init__(self) -> None:
@@ -117,10 +118,9 @@ class L0Pruning(PenaltyPruning):
         return [{"params": scores, "lr": self.score_learning_rate, "weight_decay": 0.0}]
 
     def penalty(self, model: PreTrainedModel, progress: float) -> Tensor:
-        """λ·mean P(z ≠ 0) over all gates."""
-        chances = [open_probability(gate.log_alpha) for _, gate in owned(model, self.name, HardConcrete)]
-        mean = torch.stack([chance.sum() for chance in chances]).sum() / sum(chance.numel() for chance in chances)
-        return self.share(progress) * self.strength * mean
+        """λ·Σ P(z ≠ 0) / n."""
+        chances = [open_probability(gate.log_alpha).sum() for _, gate in owned(model, self.name, HardConcrete)]
+        return self.share(progress) * (self.strength or 0.0) * torch.stack(chances).sum() / BERT_BASE
 
     def after_step(self, model: PreTrainedModel, learning_rate: float) -> None:
         """The next draw."""

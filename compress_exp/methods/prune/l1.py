@@ -2,6 +2,8 @@
 
 The soft threshold is the minimiser of ½‖w − v‖² + ηλ‖w‖₁ (Parikh & Boyd 2014, Proximal Algorithms, 6.5.2). It makes
 exact zeros, which a subgradient under Adam never does, and is decoupled from Adam's preconditioner as AdamW's decay is.
+With `strength=null` each matrix has its own λ, the median of its |w| over the sum of all learning rates: without a
+gradient half of its weights would be zero at the end.
 Cost: nothing but the step.
 """
 
@@ -10,12 +12,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
+from compress_exp.config import TrainConfig
 from compress_exp.methods.base import Context
 from compress_exp.methods.parametrized import Mask, owned
 from compress_exp.methods.prune.penalty import PenaltyPruning
 from compress_exp.methods.select import Target, original
+from compress_exp.training.rate import rate_factor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,19 +31,55 @@ def soft_threshold(weight: Tensor, amount: float) -> Tensor:
     return weight.sign() * (weight.abs() - amount).clamp(min=0)
 
 
+def choose_strength(
+    sizes: Tensor,  # (n,) of weights or groups
+    budget: TrainConfig,
+    steps: int,
+) -> float:
+    """The λ whose steps sum to the median size over a training."""
+    factors = sum(rate_factor(step, steps, budget.warmup) for step in range(steps))
+    return float(sizes.median()) / (budget.learning_rate * factors)
+
+
 class Proximal(Mask):
-    """A gate that keeps what the proximal step did not make zero, and what trimming left."""
+    """A gate that keeps what the proximal step did not make zero, and what trimming left.
+
+    Attributes:
+        strength: λ.
+    """
+
+    strength: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__(weight)
+        self.register_buffer("strength", torch.tensor(0.0))
 
     def kept(self, weight: Tensor) -> Tensor:
         """What is not zero."""
         return self.mask & (weight != 0)
 
 
+def set_strength(model: PreTrainedModel, method: PenaltyPruning, context: Context) -> None:
+    """Tell every gate of a method its λ, chosen by the sizes of the weights or groups where none is given."""
+    for module, gate in owned(model, method.name, Proximal):
+        strength = method.strength
+        if strength is None:
+            sizes = method.importance(module, gate).detach().flatten()
+            strength = choose_strength(sizes, method.train, context.steps)
+        gate.strength.fill_(strength)
+
+
 @dataclass(frozen=True, kw_only=True)
 class L1Pruning(PenaltyPruning):
     """Shrink every weight by ηλ a step."""
 
-    strength: float = 1.0
+    strength: float | None = None
+
+    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
+        """Gate every selected weight, and choose λ."""
+        model = super().prepare(model, context)
+        set_strength(model, self, context)
+        return model
 
     def gate(self, target: Target, index: int, context: Context) -> Mask:
         """All open."""
@@ -50,6 +91,6 @@ class L1Pruning(PenaltyPruning):
 
     def after_step(self, model: PreTrainedModel, learning_rate: float) -> None:
         """The proximal step."""
-        for module, _ in owned(model, self.name, Proximal):
+        for module, gate in owned(model, self.name, Proximal):
             weight = original(module)
-            weight.copy_(soft_threshold(weight, learning_rate * self.strength))
+            weight.copy_(soft_threshold(weight, learning_rate * float(gate.strength)))

@@ -22,13 +22,15 @@ from compress_exp.methods.select import Target, targets
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+BERT_BASE = 12 * (4 * 768**2 + 2 * 768 * 3072)  # weights in the blocks of the model that published strengths are for
+
 
 @dataclass(frozen=True, kw_only=True)
 class PenaltyPruning(Method):
     """Zero weights by a term that pulls them there while they train.
 
     Attributes:
-        strength: λ of the penalty.
+        strength: λ of the penalty, at least 0; null chooses one, where a variant can.
         trim: cut what is left to the amount at the end; without it no amount is set.
         sparsity: share of the selected weights that is zero at the end; or
         parameters: nonzero parameters that are left of the whole model; or
@@ -36,7 +38,7 @@ class PenaltyPruning(Method):
         scope: of trimming: "global" compares all weights, "tensor" those of one tensor, "row" those of one output.
     """
 
-    strength: float
+    strength: float | None
     trim: bool = False
     sparsity: float | None = None
     parameters: int | None = None
@@ -45,7 +47,8 @@ class PenaltyPruning(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("strength", self.strength, 0)
+        if self.strength is not None:
+            check_number("strength", self.strength, 0)
         if not self.trains:
             raise FieldError("train", "a penalty works while training; set max_steps or epochs above 0")
         if self.trim:

@@ -41,11 +41,11 @@ def test_every_evaluation_of_a_step_sees_the_same_draw_and_the_next_step_another
     assert not any(torch.equal(gate.z(), other) for other in others)
 
 
-def test_the_penalty_is_the_expected_share_of_open_gates(tiny, context, method):
+def test_the_penalty_is_the_expected_number_of_open_gates_over_the_weights_of_bert_base(tiny, context, method):
     model = method.prepare(tiny("gpt2"), context("gpt2"))
     chance = 1 / (1 + math.exp(-(2.197 - 2 / 3 * math.log(0.1 / 1.1))))
     penalty = method.penalty(model, 1.0)
-    assert penalty.requires_grad and penalty.item() == pytest.approx(125 * chance, rel=1e-5)
+    assert penalty.requires_grad and penalty.item() == pytest.approx(125 * chance * 32_768 / 84_934_656, rel=1e-5)
 
 
 def test_what_is_exported_is_the_gate_outside_training_after_trimming(tiny, context, method):

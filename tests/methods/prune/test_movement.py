@@ -132,7 +132,7 @@ def test_a_soft_mask_is_the_scores_above_the_threshold(tiny, context, budget):
     gates = [gate for _, gate in owned(model, soft.name, MovementGate)]
     for gate in gates:
         gate.scores.data.copy_(4 * torch.randn_like(gate.scores))
-    expected = sum(torch.sigmoid(g.scores).sum().item() for g in gates) / sum(g.scores.numel() for g in gates)
+    expected = sum(torch.sigmoid(g.scores).sum().item() for g in gates) / 84_934_656
     assert soft.penalty(model, 1.0).item() == pytest.approx(400 * expected, rel=1e-5)
     assert soft.penalty(model, 0.5).item() == pytest.approx(350 * expected, rel=1e-5)
     soft.step(model, 0.5)
@@ -147,7 +147,7 @@ def test_the_penalty_closes_a_soft_mask_and_trimming_lands_on_the_amount(tiny, c
     soft = SoftMovementPruning(
         name="prune/soft_movement",
         train=budget,
-        strength=0.003,
+        strength=0.003 * 84_934_656 / 32_768,
         score_learning_rate=0.2,
         end=0.5,
         trim=True,
@@ -163,7 +163,7 @@ def test_the_penalty_closes_a_soft_mask_and_trimming_lands_on_the_amount(tiny, c
         for module, gate in owned(model, method.name, MovementGate):
             assert attached(module, MovementGate) is gate and bool((module.weight[~gate.mask] == 0).all())
     assert 0.05 < reached[free] < 0.6, reached
-    closed = replace(free, strength=400.0, score_learning_rate=0.5)
+    closed = replace(free, strength=1e6, score_learning_rate=0.5)
     model = closed.prepare(tiny("bert"), context("bert"))
     optimise(closed, model, batch, 30)
     assert closed.curves(model)["sparsity"] == pytest.approx(0.995, abs=1e-3)

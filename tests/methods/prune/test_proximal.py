@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from compress_exp.layers.surgery import pruned_modules
 from compress_exp.methods.parametrized import bake, mark_masked, owned
 from compress_exp.methods.prune.group_lasso import GroupLassoPruning, group_soft_threshold
 from compress_exp.methods.prune.l1 import L1Pruning, Proximal, soft_threshold
+from compress_exp.training.rate import rate_factor
 
 
 def objective(w, v, amount, axis):
@@ -78,11 +80,23 @@ def test_l1_leaves_zeros_that_stay_and_are_told(model_type, tiny, context, budge
     assert share == float((dense.abs() <= 0.01).float().mean())
 
 
+@pytest.mark.parametrize("kind", [L1Pruning, GroupLassoPruning])
+def test_the_chosen_strength_zeroes_half_where_no_gradient_holds_against_it(kind, tiny, context, budget):
+    steps = 20
+    method = kind(name="prune/x", train=budget)
+    model = method.prepare(tiny("bert"), replace(context("bert"), steps=steps))
+    with torch.no_grad():
+        for step in range(steps):
+            method.after_step(model, budget.learning_rate * rate_factor(step, steps, budget.warmup))
+    # Of 32 rows the median one may be left at a rounding error.
+    assert method.curves(model)["sparsity"] == pytest.approx(0.5, abs=0.035)
+
+
 @pytest.mark.parametrize("model_type", ["bert", "gpt2"])
 @pytest.mark.parametrize("group", ["row", "column"])
 def test_groups_go_as_a_whole_also_when_trimmed(model_type, group, tiny, context, budget):
     method = GroupLassoPruning(
-        name="prune/group_lasso", train=budget, group=group, trim=True, sparsity=0.5, scope="tensor"
+        name="prune/group_lasso", train=budget, strength=1.0, group=group, trim=True, sparsity=0.5, scope="tensor"
     )
     model = method.prepare(tiny(model_type), context(model_type))
     with torch.no_grad():
