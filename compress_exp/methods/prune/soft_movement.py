@@ -1,9 +1,9 @@
 """Soft movement pruning (Sanh, Wolf & Rush 2020, arXiv:2005.07683): keep the weights whose score passes a threshold.
 
-M = 1[σ(S) > τ] with the scores S learned as in movement pruning, and a penalty λ·Σ σ(S) / n that pulls them below, with
-n the 85 million weights of BERT-base's blocks, so that a strength presses on each weight alike whatever the model. τ and
-λ rise together by the cubic schedule, τ to 0.1. Every layer finds its own sparsity, of at most 99.5 %; the total is a
-result: a score passes τ = 0.1 at −2.2, which takes at least 220 steps at the default rate of 0.01.
+M = 1[σ(S) > τ] with the scores S learned as in movement pruning, and a penalty λ·Σ σ(S) / n that pulls them below, n
+being the 85 million weights of BERT-base's blocks, so that a strength presses on each weight alike whatever the model.
+τ and λ rise together by the cubic schedule, τ to 0.1. Every layer finds its own sparsity, of at most 99.5 %; the total
+is a result: a score passes τ = 0.1 at −2.2, which takes at least 220 steps at the default rate of 0.01.
 Cost: a float32 score with Adam's two moments for every weight.
 """
 
