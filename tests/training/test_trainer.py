@@ -20,7 +20,7 @@ from tests.experiments import planned
 
 def test_rounds_cut_first_and_finetune_then(dense, data, tmp_path):
     settings = ("method.prune.rounds=3", "method.prune.sparsity=0.488", "method.prune.schedule=geometric")
-    plan = planned("bert", data, "method=prune", *settings, "method.prune.train.max_steps=11")
+    plan = planned("bert", data, "method=prune/iterative", *settings, "method.prune.train.max_steps=11")
     base = dense(plan)
     built = apply_stage(plan, 0, base, base, tmp_path)
     assert built.steps == 33

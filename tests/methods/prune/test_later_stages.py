@@ -19,6 +19,9 @@ LATER = {
     "bf16": ["method=[prune/structured,quant/bf16]"],
     "distill": ["method=[prune/structured,distill]"],
     "magnitude": ["method=prune/structured", "+method@method.prune2=prune/magnitude"],
+    "wanda": ["method=prune/structured", "+method@method.prune2=prune/wanda"],
+    "sparsegpt": ["method=prune/structured", "+method@method.prune2=prune/sparsegpt"],
+    "n_m": ["method=prune/structured", "+method@method.prune2=prune/n_m"],
     "neurons": ["method=prune/structured", "+method@method.prune2=prune/neurons"],
     "layers": ["method=prune/structured", "+method@method.prune2=prune/layers", "method.prune2.keep=last"],
 }
@@ -43,7 +46,7 @@ def test_every_later_stage_takes_uneven_heads(later, family, data, dense, store,
         assert torch.equal(forward_logits(again, batch), forward_logits(built.model, batch))
     (heads, neurons), (own_heads, own_neurons) = (sizes(model, family_of(family)) for model in (load(parent), again))
     assert len(set(heads)) > 1
-    if later in ("finetune", "quant", "bf16", "magnitude"):
+    if later in ("finetune", "quant", "bf16", "magnitude", "wanda", "sparsegpt", "n_m"):
         assert (own_heads, own_neurons) == (heads, neurons)
     elif later == "neurons":
         assert own_heads == heads and own_neurons == [count // 2 // 8 * 8 for count in neurons]
