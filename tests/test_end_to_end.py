@@ -125,7 +125,7 @@ def test_every_artifact_has_a_card_that_comes_back_when_it_is_lost(swept):
         assert own.data.eval_results[0].metric_value == record["quality"]["primary"]["value"]
         for row in record["latency"]["rows"]:
             assert f"| {row['p50_ms']:.5g} |" in own.text
-    run = next(record for record in records(outputs) if record["run"]["method"] == ["prune/magnitude"])
+    run = next(record for record in records(outputs) if record["run"]["method"] == ["prune/gradual"])
     own = [outputs / "artifacts" / run["origin"][name] / "README.md" for name in ("artifact", "baseline")]
     for lost, way in ((list(cards), ["-m", "method=prune,quant,distill"]), (own, ["method=prune"])):
         for path in lost:
