@@ -23,7 +23,8 @@ from compress_exp.config import TrainConfig
 from compress_exp.losses.task import TaskLoss
 from compress_exp.tasks.classification import Classification
 from compress_exp.training.data import Batches
-from compress_exp.training.module import CompressionModule, rate_factor
+from compress_exp.training.module import CompressionModule
+from compress_exp.training.rate import rate_factor
 from compress_exp.training.trainer import fit
 
 STEPS, ROWS, LENGTH = 8, 16, 32
