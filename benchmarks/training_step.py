@@ -1,8 +1,9 @@
-"""What CompressionModule costs over a bare PyTorch loop: the same model, the same batches, in turns.
+"""What CompressionModule costs over a bare PyTorch loop, and masks over none: the same model and batches, in turns.
 
     python benchmarks/training_step.py [--model DIRECTORY] [--rounds 7] [--threads 1]
 
-Prints milliseconds per step of both and the median of their ratios, round by round. Without a directory, a random
+Prints milliseconds per step of each and the median of their ratios, round by round. Masks are held (a cut, at most a
+hundred times in a training, ranks all weights once: its milliseconds are printed apart). Without a directory, a random
 encoder of MiniLM's size is built (the arithmetic is the same).
 """
 
@@ -21,6 +22,10 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from compress_exp.config import TrainConfig
 from compress_exp.losses.task import TaskLoss
+from compress_exp.methods.parametrized import Mask, attach
+from compress_exp.methods.prune.magnitude import MagnitudePruning
+from compress_exp.methods.select import targets
+from compress_exp.models.families.base import family_of
 from compress_exp.tasks.classification import Classification
 from compress_exp.training.data import Batches
 from compress_exp.training.module import CompressionModule
@@ -44,14 +49,35 @@ def main() -> None:
         "attention_mask": torch.ones(ROWS, LENGTH, dtype=torch.long),
         "labels": torch.randint(0, 2, (ROWS,), generator=generator),
     }
-    ratios, bare, ours = [], [], []
+    method = MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.5)
+    bare, ours, masked, cuts = [], [], [], []
     for _ in range(arguments.rounds):
         bare.append(bare_loop(load(arguments.model), batch, budget))
-        ours.append(module_loop(load(arguments.model), batch, budget))
-        ratios.append(ours[-1] / bare[-1])
-    print(f"bare loop         {1e3 * statistics.median(bare):8.1f} ms a step")
-    print(f"CompressionModule {1e3 * statistics.median(ours):8.1f} ms a step")
-    print(f"ratio             {statistics.median(ratios):8.3f} (from {min(ratios):.3f} to {max(ratios):.3f})")
+        ours.append(module_loop(load(arguments.model), batch, budget, None))
+        masked.append(module_loop(mask(load(arguments.model), method), batch, budget, method))
+        cuts.append(cut(mask(load(arguments.model), method), method))
+    for name, seconds in (("bare loop", bare), ("CompressionModule", ours), ("with masks", masked), ("a cut", cuts)):
+        print(f"{name:18}{1e3 * statistics.median(seconds):8.1f} ms")
+    for name, slow, fast in (("CompressionModule / bare loop", ours, bare), ("with masks / without", masked, ours)):
+        ratios = [one / other for one, other in zip(slow, fast, strict=True)]
+        print(f"{name}: {statistics.median(ratios):.3f} (from {min(ratios):.3f} to {max(ratios):.3f})")
+
+
+def mask(model: BertForSequenceClassification, method: MagnitudePruning) -> BertForSequenceClassification:
+    """Give every projection a mask."""
+    for target in targets(model, family_of("bert"), method.select):
+        own = Mask(target.weight)
+        own.owner = method.name
+        attach(target, own)
+    return model
+
+
+def cut(model: BertForSequenceClassification, method: MagnitudePruning) -> float:
+    """Seconds of pruning to half."""
+    started = time.perf_counter()
+    with torch.no_grad():
+        method.step(model, 1.0)
+    return time.perf_counter() - started
 
 
 def load(directory: Path | None) -> BertForSequenceClassification:
@@ -85,13 +111,18 @@ class Timed(CompressionModule):
         self.__dict__.setdefault("ends", []).append(time.perf_counter())
 
 
-def module_loop(model: BertForSequenceClassification, batch: dict[str, torch.Tensor], budget: TrainConfig) -> float:
+def module_loop(
+    model: BertForSequenceClassification,
+    batch: dict[str, torch.Tensor],
+    budget: TrainConfig,
+    method: MagnitudePruning | None,
+) -> float:
     """Seconds per step of CompressionModule under Lightning, from the end of the first step to that of the last."""
     columns = {"text": "text", "text_pair": None, "label": "label"}
     task = Classification(name="benchmark", columns=columns, max_length=LENGTH, epochs=1, batch_size=ROWS)
     rows = [{"input_ids": row.tolist()} for row in batch["input_ids"]] * STEPS
     batches = Batches(rows, lambda _: dict(batch), ROWS, 0, True, STEPS)
-    module = Timed(model, task, TaskLoss(), (), budget, STEPS, 0)
+    module = Timed(model, task, TaskLoss(), () if method is None else (method,), budget, STEPS, 0)
     with tempfile.TemporaryDirectory() as directory:
         fit(module, batches, budget, Path(directory), "benchmark")
     ends: list[float] = module.__dict__["ends"]
