@@ -135,10 +135,20 @@ def _unknown(key: str, config: DictConfig, rest: Sequence[str]) -> str | None:
             given = f" with {' '.join(rest)}" if where == "method" and rest else ""
             names = [name for name in names if name != "hydra" and not name.startswith("_")]
             allowed = nearest(part, names) if names else f"{where} is a single value"
+            if not depth and (deeper := _places(part, config)):
+                allowed = f"did you mean {' or '.join(deeper)}?"
             return f"{key}: there is no key {part!r}{level}{given}; {allowed}"
         child = node._get_node(part) if isinstance(node, DictConfig) else None
         node = child if isinstance(child, Node) else None
     return None
+
+
+def _places(key: str, config: DictConfig) -> list[str]:
+    """Where below the root a key of that name stands: that of the methods first."""
+    found = [f"{group}.{key}" for group in GROUPS if isinstance(node := config.get(group), DictConfig) and key in node]
+    methods = config.get("method")
+    inner = [(str(name), node) for name, node in methods.items()] if isinstance(methods, DictConfig) else []
+    return [f"method.{name}.{key}" for name, node in inner if isinstance(node, DictConfig) and key in node] + found
 
 
 def _missing(error: MissingConfigException, loader: ConfigLoader) -> str | None:

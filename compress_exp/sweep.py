@@ -289,7 +289,7 @@ class Sweep:
         return self.outputs / "runs" / member.identity.name
 
     def _write(self) -> None:
-        if any(member.state is not REFUSED for member in self.everything):
+        if not self.dry and any(member.state is not REFUSED for member in self.everything):
             self.manifest.write(self.everything)
 
 

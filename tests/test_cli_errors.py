@@ -30,6 +30,8 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["method=[prune,quan]"], ["method=quan: there is no such choice; did you mean quant"]),
         (["method=quant/int4"], ["did you mean quant/int8", "allowed: quant/bf16, quant/int8, quant/static"]),
         (["method=magnitude"], ["did you mean prune/magnitude"]),
+        (["method=prune", "sparsity=0.8"], ["there is no key 'sparsity'; did you mean method.prune.sparsity?"]),
+        (["epochs=3"], ["did you mean task.epochs or train.epochs?"]),
         (["model=brt"], ["model=brt", "did you mean", "bert"]),
         (["+model@method.distill.student=t5_smal", "method=distill"], ["did you mean t5_small"]),
         (["hydra/launcher=slrm"], ["hydra/launcher=slrm: there is no such choice"]),
@@ -82,6 +84,12 @@ def test_the_real_command_for_a_wrong_value_in_a_sweep(tmp_path: Path) -> None:
         assert f"method.prune.sparsity: {value}.0 is not allowed, a number between 0 and 0.999 is" in done.stdout
     assert done.stdout.count("refused: ") == 2
     assert "2 of 2 runs failed" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_planning_a_sweep_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = command("-m", "method=prune", "seed=0,1", "plan=true", f"outputs={tmp_path}")
+    assert done.returncode == 0 and done.stdout.count("to be built") == 4
     assert not list(tmp_path.iterdir())
 
 

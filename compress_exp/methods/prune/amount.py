@@ -73,10 +73,14 @@ class Amount:
 
 def _checked(name: str, value: float, share: float, low: float, high: float) -> float:
     if not 0 <= share <= HIGHEST:
-        raise FieldError(
-            name, f"{value:g} cannot be reached by pruning these weights; from {low:.4g} to {high:.4g} can"
-        )
+        can = f"from {told(name, low)} to {told(name, high)} can"
+        raise FieldError(name, f"{told(name, value)} cannot be reached by pruning these weights; {can}")
     return share
+
+
+def told(name: str, value: float) -> str:
+    """An amount as a sentence shows it."""
+    return f"{value:.0f}" if name == "parameters" else f"{value:.4g}{' MB' if name == 'megabytes' else ''}"
 
 
 def content(model: nn.Module, chosen: Set[int] = frozenset()) -> tuple[int, float]:

@@ -2,8 +2,9 @@
 
 The soft threshold is the minimiser of ½‖w − v‖² + ηλ‖w‖₁ (Parikh & Boyd 2014, Proximal Algorithms, 6.5.2). It makes
 exact zeros, which a subgradient under Adam never does, and is decoupled from Adam's preconditioner as AdamW's decay is.
-With `strength=null` each matrix has its own λ, the median of its |w| over the sum of all learning rates: without a
-gradient half of its weights would be zero at the end.
+With `strength=null` each matrix has its own λ, the median of its |w| over the sum of all learning rates, with which
+half of its weights would be zero at the end without a gradient; but at least 0.2, for Adam moves a weight by up to η in
+each step, so that less holds nothing at zero.
 Cost: nothing but the step.
 """
 
@@ -25,6 +26,8 @@ from compress_exp.training.rate import rate_factor
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+LEAST = 0.2
+
 
 def soft_threshold(weight: Tensor, amount: float) -> Tensor:
     """sign(w)·(|w| − amount)₊."""
@@ -36,9 +39,9 @@ def choose_strength(
     budget: TrainConfig,
     steps: int,
 ) -> float:
-    """The λ whose steps sum to the median size over a training."""
+    """The λ whose steps sum to the median size over a training, or the least that holds weights at zero."""
     factors = sum(rate_factor(step, steps, budget.warmup) for step in range(steps))
-    return float(sizes.median()) / (budget.learning_rate * factors)
+    return max(LEAST, float(sizes.median()) / (budget.learning_rate * factors))
 
 
 class Proximal(Mask):

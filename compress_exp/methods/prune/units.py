@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compress_exp.config import FieldError
 from compress_exp.layers.slices import Slice
-from compress_exp.methods.prune.amount import Amount
+from compress_exp.methods.prune.amount import Amount, told
 from compress_exp.methods.select import Select
 from compress_exp.models.families.base import Family
 
@@ -92,8 +92,8 @@ def how_many(amount: Amount, units: Sequence[Unit], entries: float, parameters: 
     if float((left[count] - value).abs()) > slack + 1e-9 * abs(value):
         raise FieldError(
             name,
-            f"{value:g} cannot be reached, since every layer keeps its last head and neurons; "
-            f"from {float(left.min()):.6g} to {float(left.max()):.6g} can",
+            f"{told(name, value)} cannot be reached, since every layer keeps its last head and neurons; "
+            f"from {told(name, float(left.min()))} to {told(name, float(left.max()))} can",
         )
     return count
 

@@ -3,11 +3,13 @@
 The tokenizer goes along. A text that needs only kept entries is split as before, so that the model's outputs are the
 same to the last bit (for a model that predicts tokens: over fewer of them); other words fall into smaller pieces,
 single characters at worst. Cost: tokenizing the training rows twice; nothing trains unless a budget is given.
+The embedded models gain nothing: their tokenizers are trained on that very text.
 A model that predicts tokens has another perplexity afterwards, over fewer entries and perhaps other pieces.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,6 +21,8 @@ from compress_exp.models.vocabulary import counts, shrink, smaller_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger("compress_exp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,8 @@ class VocabularyPruning(Method):
 
     def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
         """Drop the rows."""
+        before, after = len(context.parent_tokenizer.get_vocab()), len(context.tokenizer.get_vocab())
+        log.info("%s: %d of %d entries are kept", self.name, after, before)
         bake(model)
         shrink(model, context.parent_tokenizer, context.tokenizer)
         return model

@@ -163,12 +163,12 @@ def _limits(line: Lineage, measured: Sequence[Measured]) -> list[str]:
 
 
 def _loading(key: str, line: Lineage) -> Markup:
-    auto, place = _auto(line)[0], f"outputs/artifacts/{key}"
-    plain = f'from transformers import {auto}, AutoTokenizer\n\nmodel = {auto}.from_pretrained("{place}")\n'
-    plain += f'tokenizer = AutoTokenizer.from_pretrained("{place}")'
+    auto, place = _auto(line)[0], f'directory = "outputs/artifacts/{key}"  # where this file lies'
+    plain = f"from transformers import {auto}, AutoTokenizer\n\n{place}\nmodel = {auto}.from_pretrained(directory)\n"
+    plain += "tokenizer = AutoTokenizer.from_pretrained(directory)"
     if line.packed is not None:
         plain = f"import compress_exp.hf  # teaches transformers the format\n{plain}"
-    own = f'import compress_exp\n\nmodel = compress_exp.load("{place}")'
+    own = f"import compress_exp\n\n{place}\nmodel = compress_exp.load(directory)"
     return Markup(f"```python\n{plain}\n```\n\nor\n\n```python\n{own}\n```")
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from compress_exp.layers.surgery import pruned_modules
 from compress_exp.methods.parametrized import bake, mark_masked, owned
 from compress_exp.methods.prune.group_lasso import GroupLassoPruning, group_soft_threshold
-from compress_exp.methods.prune.l1 import L1Pruning, Proximal, soft_threshold
+from compress_exp.methods.prune.l1 import L1Pruning, Proximal, choose_strength, soft_threshold
 from compress_exp.training.rate import rate_factor
 
 
@@ -83,6 +83,7 @@ def test_l1_leaves_zeros_that_stay_and_are_told(model_type, tiny, context, budge
 @pytest.mark.parametrize("kind", [L1Pruning, GroupLassoPruning])
 def test_the_chosen_strength_zeroes_half_where_no_gradient_holds_against_it(kind, tiny, context, budget):
     steps = 20
+    assert choose_strength(torch.tensor([0.1, 0.2, 0.3]), budget, 10**5) == 0.2
     method = kind(name="prune/x", train=budget)
     model = method.prepare(tiny("bert"), replace(context("bert"), steps=steps))
     with torch.no_grad():
