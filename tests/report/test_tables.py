@@ -96,6 +96,23 @@ def test_one_row_for_each_run_and_one_for_the_baseline_they_share(tmp_path: Path
     assert "| quant" in (tmp_path / "reports" / "table.md").read_text()
 
 
+def test_the_csv_holds_intervals_memory_and_energy_of_run_and_baseline(tmp_path: Path) -> None:
+    memory = {"peak_rss_bytes": 100, "device_bytes": None, "baseline_peak_rss_bytes": 200}
+    first = record("cpu", memory=memory, energy={"joules_per_1000": 3.0, "baseline_joules_per_1000": 5.0})
+    first["quality"] |= {"interval": [0.92, 0.94], "baseline_interval": [0.94, 0.96]}
+    again = {"memory": memory | {"device_bytes": 70, "baseline_peak_rss_bytes": 400}}
+    save(tmp_path, first, record("gpu", **again))
+    printed(tmp_path)
+    with (tmp_path / "reports" / "table.csv").open() as stream:
+        table = list(csv.DictReader(stream))
+    columns = ("quality_low", "quality_high", "peak_memory_bytes", "joules_per_1000")
+    assert [[row[name] for name in columns] for row in table] == [
+        ["0.94", "0.96", "300.0", "5.0"],  # memory: median of 200 and 400
+        ["0.92", "0.94", "100.0", "3.0"],
+        ["", "", "70.0", ""],
+    ]
+
+
 def test_other_seeds_models_and_machines_have_their_own_baseline(tmp_path: Path) -> None:
     save(
         tmp_path,
