@@ -232,6 +232,15 @@ def test_markup_in_names_is_text(tmp_path: Path) -> None:
     assert "[/bold] flag" in text
 
 
+def test_markup_in_names_is_text_in_markdown_too(tmp_path: Path) -> None:
+    names = {"run__method": ["<script>alert(1)</script>|x"], "run__task": "<img src=x>", "flags": ["<b>"]}
+    save(tmp_path, record("evil", **names))
+    printed(tmp_path)
+    text = (tmp_path / "reports" / "table.md").read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;\\|x" in text
+    assert not [part for part in ("<script", "<img", "<b>") if part in text]
+
+
 def test_perplexity_is_marked_as_lower_is_better(tmp_path: Path) -> None:
     primary = {"name": "perplexity", "value": 30.0, "higher_is_better": False}
     save(tmp_path, record("quant", quality__primary=primary, quality__baseline={"perplexity": 27.0}))
