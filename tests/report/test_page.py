@@ -229,6 +229,13 @@ def test_badge_of_what_is_slower() -> None:
     assert badges(slow, record("quick")) == {"dense": [], "slow": ["slower"], "quick": []}
 
 
+def test_what_several_seeds_noted_is_one_badge() -> None:
+    seeds = [record("a", flags=["zeros", "cores: 0.4"]), record("a", run__seed=1, flags=["zeros", "cores: 0.5"])]
+    _, entry = entries = fold(seeds)
+    mark(entries, Majority(Path("nowhere")))
+    assert entry.badges == [("note", "zeros"), ("cores", "cores: 0.4; cores: 0.5")]
+
+
 def test_badge_of_few_rows() -> None:
     found = badges(record("a", quality__rows=499), record("b", quality__rows=500))
     assert found["a"] == ["few rows"]
