@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,20 @@ def test_sections_seen_again_and_again_keep_their_figures(browser: Any) -> None:
     told = [entry["message"] for entry in browser.get_log("browser")]
     assert [message for message in told if "ReadPixels" not in message] == []
     assert one(browser, ".detail h3").text not in ("", hover(browser))
+
+
+def test_a_legend_stays_off_the_axis_when_the_window_grows(browser: Any) -> None:
+    parts = data(browser)["sections"]
+    show(browser, min(range(len(parts)), key=lambda number: len(parts[number]["entries"])))
+    place = "document.querySelector('section.task:not([hidden]) [data-figure=cost]')"
+    browser.execute_script(f"{place}.scrollIntoView({{block: 'center'}})")
+    wait(browser, f"return {place}.classList.contains('js-plotly-plot')")
+    for width in (1440, 390, 1440):
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        time.sleep(1)
+        top, bottom = "'.legend').getBoundingClientRect().top", "'.xaxislayer-above').getBoundingClientRect().bottom"
+        wait(browser, f"return {place}.querySelector({top} >= {place}.querySelector({bottom}", seconds=5)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -168,3 +168,12 @@ function repaint(all) {
 }
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => repaint(true));
+
+/** Plotly's own answer to a new width leaves legends where they were over fewer or more lines. */
+let width = innerWidth;
+addEventListener("resize", () => {
+  if (innerWidth === width) return;
+  width = innerWidth;
+  clearTimeout(repaint.timer);
+  repaint.timer = setTimeout(() => repaint(true), 250);
+});
