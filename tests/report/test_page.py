@@ -175,9 +175,13 @@ def test_one_seed_keeps_its_own_intervals() -> None:
     assert not fold([item])[1].quality.noise
 
 
-@pytest.mark.parametrize(("ends", "shown"), [([1.9, 2.1], "2.00× faster"), ([0.9, 3.1], "2.00× faster ≈")])
-def test_the_fastest_is_marked_where_that_may_be_chance(ends: list[float], shown: str) -> None:
+@pytest.mark.parametrize(
+    ("speed", "ends", "shown"),
+    [(2.0, [1.9, 2.1], "2.00× faster"), (2.0, [0.9, 3.1], "2.00× faster ≈"), (0.9, [0.8, 0.95], "0.90× as fast")],
+)
+def test_the_fastest_says_where_it_is_slower_or_that_may_be_chance(speed: float, ends: list[float], shown: str) -> None:
     item = record("a", quality__retained=1.0, latency__rows__0__speedup_interval=ends)
+    item["latency"]["rows"][0]["speedup"] = speed
     (section,) = sections([item], Majority(Path("nowhere")))
     cards = section.cards({"accuracy": 1, "compression": 1, "speed": 1})
     assert ("fastest that keeps 99 %", shown, 1) in cards

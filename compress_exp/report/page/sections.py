@@ -92,7 +92,9 @@ class Section:
         if quick:
             speed, index = max(quick, key=lambda item: (item[0], -item[1]))
             doubt = f" {NOISE}" if self.entries[index].speedup.noise else ""
-            made.append(("fastest that keeps 99 %", form(speed, unit="× faster") + doubt, index))
+            made.append(
+                ("fastest that keeps 99 %", form(speed, unit="× faster" if speed >= 1 else "× as fast") + doubt, index)
+            )
         return made
 
     def data(self, style: Style, histories: Histories) -> dict[str, Any]:
