@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from compress_exp.config import UserError
 
 ANSWER_SECONDS = 3.0
+FORMER = {"api.forge.coreweave.com": "api.wandb.ai"}  # wandb 0.31 takes the key of the one for the other
 
 
 def has_key(server: str) -> bool:
@@ -22,7 +23,8 @@ def has_key(server: str) -> bool:
         hosts = netrc.netrc(os.environ.get("NETRC")).hosts
     except (OSError, netrc.NetrcParseError):
         return False
-    return urlsplit(server).hostname in hosts
+    place = urlsplit(server).netloc
+    return place in hosts or FORMER.get(place) in hosts
 
 
 def check_server(server: str) -> None:

@@ -18,6 +18,8 @@ SELENIUM = find_spec("selenium") is not None
 needs_chromium = pytest.mark.skipif(
     not (CHROMIUM and DRIVER and SELENIUM), reason="chromium, chromium-driver or Selenium is not installed"
 )
+ROWS = "section.task:not([hidden]) tbody tr[data-index]:not([hidden])"
+POINTS = "section.task:not([hidden]) [data-figure=size] .scatterlayer .trace .point"
 
 
 @contextmanager
@@ -57,6 +59,46 @@ def data(browser: Any) -> Any:
 def show(browser: Any, number: int) -> None:
     """Press the button of a section."""
     browser.execute_script("document.querySelectorAll('.tab')[arguments[0]]?.click()", number)
+
+
+def shown(browser: Any) -> list[int]:
+    """The entries in the rows of the table, from above."""
+    rows = f"return [...document.querySelectorAll('{ROWS}')].map((row) => Number(row.dataset.index))"
+    return [int(index) for index in browser.execute_script(rows)]
+
+
+def one(browser: Any, selector: str) -> Any:
+    """The first element that is displayed."""
+    found = [item for item in browser.find_elements("css selector", selector) if item.is_displayed()]
+    assert found, selector
+    return found[0]
+
+
+def weigh(browser: Any, name: str, value: float) -> None:
+    """Move a slider."""
+    script = """const box = document.querySelector(`input[name=${arguments[0]}]`);
+        box.value = arguments[1]; box.dispatchEvent(new Event("input", {bubbles: true}))"""
+    browser.execute_script(script, name, value)
+
+
+def hover(browser: Any) -> str:
+    """What the last point of size and quality tells under the pointer; it is clicked after that."""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    plot = one(browser, "[data-figure=size]")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
+    wait(browser, f"return document.querySelectorAll('{POINTS}').length > 1")
+    box = browser.execute_script(
+        f"const box = [...document.querySelectorAll('{POINTS}')].at(-1).getBoundingClientRect();"
+        "return [box.x + box.width / 2, box.y + box.height / 2]"
+    )
+    mouse = ActionChains(browser)
+    mouse.w3c_actions.pointer_action.move_to_location(round(box[0]), round(box[1]))
+    mouse.perform()
+    tip = "document.getElementById('tip')"
+    text = wait(browser, f"return !{tip}.hidden && {tip}.textContent")
+    ActionChains(browser).click().perform()
+    return str(text)
 
 
 def draws_everything(browser: Any) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from tests.chromium import data, draws_everything, needs_chromium, opened
+from tests.chromium import data, draws_everything, hover, needs_chromium, one, opened, shown, weigh
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = [
@@ -74,7 +74,7 @@ def test_the_default_sweep_gives_four_rows_and_three_records(swept):
 
 @pytest.mark.browser
 @needs_chromium
-def test_its_page_shows_all_runs_and_draws_everything(swept):
+def test_its_page_shows_all_runs_and_does_what_it_is_asked(swept):
     with opened(swept[0] / "reports" / "report.html") as browser:
         (section,) = data(browser)["sections"]
         assert [entry["label"] for entry in section["entries"] if not entry["dense"]] == [
@@ -83,6 +83,31 @@ def test_its_page_shows_all_runs_and_draws_everything(swept):
             "quant/int8",
         ]
         assert all(entry["chains"] and entry["waterfalls"] for entry in section["entries"] if not entry["dense"])
+        entries = section["entries"]
+        one(browser, "th[data-column=size] button").click()
+        sizes = [entries[index]["bytes"] for index in shown(browser)]
+        assert len(sizes) == 4 and sizes == sorted(sizes, reverse=True)
+        weigh(browser, "compression", 0)
+        weigh(browser, "accuracy", 0)
+        speeds = [entries[index]["IS"] for index in shown(browser)]
+        assert speeds == sorted(speeds, reverse=True)
+        kept = one(browser, "input[name=retained]")
+        kept.clear()
+        one(browser, "form.choose button").click()
+        fastest = max((entry for entry in entries if not entry["dense"]), key=lambda entry: entry["IS"])
+        assert fastest["command"] in one(browser, ".answer").text
+        kept.send_keys("1000")
+        one(browser, "form.choose button").click()
+        assert "“at least 1000 % of the quality kept” excludes all runs" in one(browser, ".answer").text
+        text = hover(browser)
+        (told,) = [entry for entry in entries if not entry["dense"] and entry["command"] in text]
+        assert all(line in text for line in told["configuration"])
+        assert one(browser, ".detail h3").text == told["label"]
+        words = one(browser, "input.filter")
+        words.send_keys("int8")
+        assert [entries[index]["label"] for index in shown(browser)] == ["quant/int8"]
+        words.clear()
+        words.send_keys(" ")
         draws_everything(browser)
 
 

@@ -211,6 +211,9 @@ def test_an_account_is_found_in_the_environment_or_in_netrc(home: Path, monkeypa
     (home / ".netrc").chmod(0o600)
     assert has_key("https://wandb.example")
     assert not has_key("https://other.example")
+    (home / ".netrc").write_text("machine 127.0.0.1:8080 password none machine api.wandb.ai password none\n")
+    assert has_key("http://127.0.0.1:8080") and not has_key("http://127.0.0.1:9090")
+    assert has_key("https://api.forge.coreweave.com")  # what `wandb login` wrote before the cloud moved
     (home / ".netrc").write_text("machine")
     assert not has_key("https://wandb.example")
     monkeypatch.setenv("WANDB_API_KEY", "x")

@@ -73,7 +73,9 @@ def show(table: Sequence[Row], console: Console) -> None:
         for name in ("WS", "kept", "over eager", "p50 ms", "smaller"):
             if sum(widths.values()) + 3 * len(widths) > console.width:
                 del widths[name]
-        drawn = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        drawn = Table(
+            title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+        )
         for name in widths:
             drawn.add_column(name, justify="left" if name == "run" else "right", no_wrap=name != "run", overflow="fold")
         for index, row in enumerate(runs):
@@ -94,7 +96,7 @@ def _tables(table: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     for first, title in zip(firsts, titles, strict=True):
         alike = [other for other, own in zip(firsts, titles, strict=True) if own == title]
         parts = [form(first) for form in _DATA if len({form(other) for other in alike}) > 1]
-        told.append(escape(" · ".join([title, *filter(None, parts)])))
+        told.append(" · ".join([title, *filter(None, parts)]))
     return list(zip(told, groups, strict=True))
 
 
@@ -204,13 +206,15 @@ def _write(outputs: Path, texts: Mapping[str, str]) -> list[Path]:
 def _markdown(table: Sequence[Row]) -> str:
     import pandas as pd
 
+    from compress_exp.report.card import markdown
+
     parts: list[str] = []
     for title, runs in _tables(table):
         columns = _columns(runs) | {"notes": lambda row: str(row["flags"])}
-        cells = [{name: form(row).replace("|", "\\|") for name, form in columns.items()} for row in runs]
+        cells = [{name: markdown.escape(form(row)) for name, form in columns.items()} for row in runs]
         align = ["left" if name in ("run", "notes") else "right" for name in columns]
         text = pd.DataFrame(cells).to_markdown(index=False, disable_numparse=True, colalign=align)
-        parts.append(f"### {title}\n\n{text}\n")
+        parts.append(f"### {markdown.escape(title)}\n\n{text}\n")
     return "\n".join(parts)
 
 

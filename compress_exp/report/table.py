@@ -104,6 +104,8 @@ def _run(record: Record) -> Row:
         "seed": run.get("seed"),
         "loss": run.get("loss"),
         "quality": number(quality, "primary", "value"),
+        "quality_low": number(quality, "interval", 0),
+        "quality_high": number(quality, "interval", 1),
         "retained": number(quality, "retained"),
         "artifact_bytes": number(size, "artifact_bytes"),
         "compression_ratio": number(size, "compression_ratio"),
@@ -116,6 +118,8 @@ def _run(record: Record) -> Row:
         "speedup_low": number(headline, "speedup_interval", 0),
         "speedup_high": number(headline, "speedup_interval", 1),
         "speedup_over_eager": number(headline, "speedup_over_eager"),
+        "peak_memory_bytes": _memory(record),
+        "joules_per_1000": number(record, "energy", "joules_per_1000"),
         "WS": number(record, "score", "WS"),
         "flags": "; ".join(map(str, record.get("flags") or [])),
     }
@@ -141,6 +145,8 @@ def _baseline(group: Sequence[Record]) -> Row:
         "changes": "",
         "seed": first["run"].get("seed"),
         "quality": value,
+        "quality_low": number(quality, "baseline_interval", 0),
+        "quality_high": number(quality, "baseline_interval", 1),
         "retained": 1.0 if value is not None else None,
         "artifact_bytes": number(size, "baseline_artifact_bytes"),
         "compression_ratio": 1.0,
@@ -149,6 +155,8 @@ def _baseline(group: Sequence[Record]) -> Row:
         "p99_ms": _median(_of(record, "baseline", "p99_ms") for record in group),
         "speedup": 1.0,
         "speedup_over_eager": _median(eager),
+        "peak_memory_bytes": _median(_memory(record, "baseline_") for record in group),
+        "joules_per_1000": _median(number(record, "energy", "baseline_joules_per_1000") for record in group),
         "WS": score,
         "flags": "",
     }
@@ -170,6 +178,12 @@ def _headline(record: Record) -> Record:
 def _dense_quality(record: Record) -> float | None:
     name = _mapping(record["quality"].get("primary")).get("name")
     return number(record["quality"], "baseline", str(name))
+
+
+def _memory(record: Record, prefix: str = "") -> float | None:
+    """Peak bytes on the device, or of the process where there is none of its own."""
+    device = number(record, "memory", f"{prefix}device_bytes")
+    return device if device is not None else number(record, "memory", f"{prefix}peak_rss_bytes")
 
 
 def _of(record: Record, *path: str) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,10 @@ import pytest
 
 from compress_exp.report.page.write import gather, render
 from compress_exp.report.records import read
-from tests.chromium import data, draws_everything, needs_chromium, opened, show, wait
+from tests.chromium import data, draws_everything, hover, needs_chromium, one, opened, show, shown, wait, weigh
 from tests.report import synthetic
 
 pytestmark = [pytest.mark.browser, needs_chromium]
-ROWS = "section.task:not([hidden]) tbody tr[data-index]:not([hidden])"
 
 
 @pytest.fixture(scope="module")
@@ -33,23 +33,6 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def browser(html: Path) -> Iterator[Any]:
     with opened(html) as started:
         yield started
-
-
-def shown(browser: Any) -> list[int]:
-    rows = f"return [...document.querySelectorAll('{ROWS}')].map((row) => Number(row.dataset.index))"
-    return [int(index) for index in browser.execute_script(rows)]
-
-
-def one(browser: Any, selector: str) -> Any:
-    found = [item for item in browser.find_elements("css selector", selector) if item.is_displayed()]
-    assert found, selector
-    return found[0]
-
-
-def weigh(browser: Any, name: str, value: float) -> None:
-    script = """const box = document.querySelector(`input[name=${arguments[0]}]`);
-        box.value = arguments[1]; box.dispatchEvent(new Event("input", {bubbles: true}))"""
-    browser.execute_script(script, name, value)
 
 
 def scored(entries: list[dict[str, Any]], weights: dict[str, float]) -> list[float | None]:
@@ -242,33 +225,46 @@ def test_the_box_names_the_run_and_its_command(browser: Any) -> None:
 
 
 def test_a_point_tells_its_configuration_and_opens_its_run(browser: Any) -> None:
-    from selenium.webdriver.common.action_chains import ActionChains
-
     show(browser, 0)
-    entries = data(browser)["sections"][0]["entries"]
-    plot = one(browser, "[data-figure=size]")
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
-    points = "section.task:not([hidden]) [data-figure=size] .scatterlayer .trace .point"
-    wait(browser, f"return document.querySelectorAll('{points}').length > 10")
-    box = browser.execute_script(
-        f"const box = [...document.querySelectorAll('{points}')].at(-1).getBoundingClientRect();"
-        "return [box.x + box.width / 2, box.y + box.height / 2]"
-    )
-    mouse = ActionChains(browser)
-    mouse.w3c_actions.pointer_action.move_to_location(round(box[0]), round(box[1]))
-    mouse.perform()
-    text = wait(browser, "return !document.getElementById('tip').hidden && document.getElementById('tip').textContent")
+    text = hover(browser)
     assert "python -m compress_exp" in text
     assert "seed" in text
-    ActionChains(browser).click().perform()
     title = one(browser, ".detail h3").text
     assert title in text
-    assert any(entry["label"] == title for entry in entries)
+    assert any(entry["label"] == title for entry in data(browser)["sections"][0]["entries"])
 
 
 def test_every_section_draws_nothing_is_asked_of_a_network_and_no_error_is_told(browser: Any) -> None:
     draws_everything(browser)
     assert browser.execute_script("return window.harm === undefined && !document.querySelector('img')")
+
+
+def test_sections_seen_again_and_again_keep_their_figures(browser: Any) -> None:
+    place = "section.task:not([hidden]) [data-figure=parallel]"
+    parts = data(browser)["sections"]
+    several = [number for number, part in enumerate(parts) if part["figures"]["parallel"]]
+    assert len(several) > 2
+    for number in several * 5:  # three WebGL contexts each, of the sixteen that a browser allows
+        show(browser, number)
+        browser.execute_script(f"document.querySelector('{place}').scrollIntoView()")
+        wait(browser, f"return document.querySelectorAll('{place} canvas').length === 3")
+    told = [entry["message"] for entry in browser.get_log("browser")]
+    assert [message for message in told if "ReadPixels" not in message] == []
+    assert one(browser, ".detail h3").text not in ("", hover(browser))
+
+
+def test_a_legend_stays_off_the_axis_when_the_window_grows(browser: Any) -> None:
+    parts = data(browser)["sections"]
+    show(browser, min(range(len(parts)), key=lambda number: len(parts[number]["entries"])))
+    place = "document.querySelector('section.task:not([hidden]) [data-figure=cost]')"
+    browser.execute_script(f"{place}.scrollIntoView({{block: 'center'}})")
+    wait(browser, f"return {place}.classList.contains('js-plotly-plot')")
+    for width in (1440, 390, 1440):
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        time.sleep(1)
+        top, bottom = "'.legend').getBoundingClientRect().top", "'.xaxislayer-above').getBoundingClientRect().bottom"
+        wait(browser, f"return {place}.querySelector({top} >= {place}.querySelector({bottom}", seconds=5)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

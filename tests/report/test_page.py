@@ -69,8 +69,9 @@ def test_500_records_make_one_page_that_loads_nothing(html: str) -> None:
     data = page_data(html)
     listed = [run for part in data["sections"] for entry in part["entries"] for run in entry.get("runs", [])]
     assert len(listed) == len(set(listed)) == 500
-    for reason in ("CUDA out of memory: 81 MB were asked for", "method.prune.sparsity=1.5: at most 1"):
-        assert reason in html
+    reasons = ["CUDA out of memory: 81 MB were asked for", "method.prune.sparsity=1.5: at most 1"]
+    for reason in [*reasons, "nothing of it is there; the same command runs it"]:
+        assert f"<td>{reason}</td>" in html
 
 
 def test_plotly_knows_every_figure(html: str) -> None:
@@ -174,6 +175,18 @@ def test_one_seed_keeps_its_own_intervals() -> None:
     assert not fold([item])[1].quality.noise
 
 
+@pytest.mark.parametrize(
+    ("speed", "ends", "shown"),
+    [(2.0, [1.9, 2.1], "2.00× faster"), (2.0, [0.9, 3.1], "2.00× faster ≈"), (0.9, [0.8, 0.95], "0.90× as fast")],
+)
+def test_the_fastest_says_where_it_is_slower_or_that_may_be_chance(speed: float, ends: list[float], shown: str) -> None:
+    item = record("a", quality__retained=1.0, latency__rows__0__speedup_interval=ends)
+    item["latency"]["rows"][0]["speedup"] = speed
+    (section,) = sections([item], Majority(Path("nowhere")))
+    cards = section.cards({"accuracy": 1, "compression": 1, "speed": 1})
+    assert ("fastest that keeps 99 %", shown, 1) in cards
+
+
 def test_what_differs_in_more_than_the_seed_stays_apart() -> None:
     items = seeds([0.9, 0.9, 0.9, 0.9], [0.95] * 4, [2.0] * 4)
     items[1]["run"]["overrides"].append("train.epochs=3")
@@ -218,6 +231,13 @@ def test_badge_of_what_is_slower() -> None:
     slow = record("slow")
     slow["latency"]["rows"][0]["speedup"] = 0.8
     assert badges(slow, record("quick")) == {"dense": [], "slow": ["slower"], "quick": []}
+
+
+def test_what_several_seeds_noted_is_one_badge() -> None:
+    seeds = [record("a", flags=["zeros", "cores: 0.4"]), record("a", run__seed=1, flags=["zeros", "cores: 0.5"])]
+    _, entry = entries = fold(seeds)
+    mark(entries, Majority(Path("nowhere")))
+    assert entry.badges == [("note", "zeros"), ("cores", "cores: 0.4; cores: 0.5")]
 
 
 def test_badge_of_few_rows() -> None:

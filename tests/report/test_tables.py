@@ -96,6 +96,23 @@ def test_one_row_for_each_run_and_one_for_the_baseline_they_share(tmp_path: Path
     assert "| quant" in (tmp_path / "reports" / "table.md").read_text()
 
 
+def test_the_csv_holds_intervals_memory_and_energy_of_run_and_baseline(tmp_path: Path) -> None:
+    memory = {"peak_rss_bytes": 100, "device_bytes": None, "baseline_peak_rss_bytes": 200}
+    first = record("cpu", memory=memory, energy={"joules_per_1000": 3.0, "baseline_joules_per_1000": 5.0})
+    first["quality"] |= {"interval": [0.92, 0.94], "baseline_interval": [0.94, 0.96]}
+    again = {"memory": memory | {"device_bytes": 70, "baseline_peak_rss_bytes": 400}}
+    save(tmp_path, first, record("gpu", **again))
+    printed(tmp_path)
+    with (tmp_path / "reports" / "table.csv").open() as stream:
+        table = list(csv.DictReader(stream))
+    columns = ("quality_low", "quality_high", "peak_memory_bytes", "joules_per_1000")
+    assert [[row[name] for name in columns] for row in table] == [
+        ["0.94", "0.96", "300.0", "5.0"],  # memory: median of 200 and 400
+        ["0.92", "0.94", "100.0", "3.0"],
+        ["", "", "70.0", ""],
+    ]
+
+
 def test_other_seeds_models_and_machines_have_their_own_baseline(tmp_path: Path) -> None:
     save(
         tmp_path,
@@ -213,6 +230,15 @@ def test_markup_in_names_is_text(tmp_path: Path) -> None:
     text = printed(tmp_path, width=200)
     assert "[red]" in text
     assert "[/bold] flag" in text
+
+
+def test_markup_in_names_is_text_in_markdown_too(tmp_path: Path) -> None:
+    names = {"run__method": ["<script>alert(1)</script>|x"], "run__task": "<img src=x>", "flags": ["<b>"]}
+    save(tmp_path, record("evil", **names))
+    printed(tmp_path)
+    text = (tmp_path / "reports" / "table.md").read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;\\|x" in text
+    assert not [part for part in ("<script", "<img", "<b>") if part in text]
 
 
 def test_perplexity_is_marked_as_lower_is_better(tmp_path: Path) -> None:

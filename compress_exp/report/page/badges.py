@@ -26,8 +26,15 @@ def mark(entries: Sequence[Entry], majority: Majority) -> None:
     for entry in entries:
         entry.badges = [*_speed(entry), *_control(entry, controls), *_evaluation(entry), *_dense(entry, majority)]
         if not entry.is_dense:
-            flags = dict.fromkeys(str(flag) for record in entry.records for flag in record.get("flags") or [])
-            entry.badges += [(flag.partition(":")[0] if ":" in flag else "note", flag) for flag in flags]
+            entry.badges += _flags(entry)
+
+
+def _flags(entry: Entry) -> list[tuple[str, str]]:
+    """What the runs noted themselves; of several seeds that noted the like of it, all in one badge."""
+    named: dict[str, list[str]] = {}
+    for flag in dict.fromkeys(str(flag) for record in entry.records for flag in record.get("flags") or []):
+        named.setdefault(flag.partition(":")[0] if ":" in flag else "note", []).append(flag)
+    return [(name, "; ".join(flags)) for name, flags in named.items()]
 
 
 def _speed(entry: Entry) -> list[tuple[str, str]]:

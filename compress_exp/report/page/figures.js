@@ -115,12 +115,20 @@ function whenSeen(place, action) {
   seen.observe(place);
 }
 
-/** Forget figures whose places are about to be replaced. */
+/** Forget figures that are seen no more: a browser keeps few WebGL contexts alive, parallel coordinates take three. */
 function discard(places) {
   for (const place of places) {
     seen.unobserve(place);
-    if (drawn.delete(place)) plotly.then(() => Plotly.purge(place));
+    if (drawn.delete(place)) plotly.then(() => erase(place));
   }
+}
+
+function erase(place) {
+  const canvases = [...place.querySelectorAll("canvas")];
+  Plotly.purge(place);
+  for (const canvas of canvases) canvas.getContext("webgl")?.getExtension("WEBGL_lose_context")?.loseContext();
+  delete place.dataset.wired;
+  place.classList.remove("js-plotly-plot");
 }
 
 /** The curves of the chains of artifacts of one run, one after the other on one axis of steps. */
@@ -160,3 +168,12 @@ function repaint(all) {
 }
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => repaint(true));
+
+/** Plotly's own answer to a new width leaves legends where they were over fewer or more lines. */
+let width = innerWidth;
+addEventListener("resize", () => {
+  if (innerWidth === width) return;
+  width = innerWidth;
+  clearTimeout(repaint.timer);
+  repaint.timer = setTimeout(() => repaint(true), 250);
+});

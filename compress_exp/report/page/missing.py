@@ -6,9 +6,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress_exp.manifest import FINISHED
+from compress_exp.manifest import FINISHED, MISSING
 from compress_exp.secrecy import hide
+from compress_exp.status.runs import WAITING
 from compress_exp.status.sweeps import look
+
+UNTOLD = {
+    MISSING: "nothing of it is there; the same command runs it",
+    WAITING: "its sweep has not come to it yet",
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ def missing(outputs: Path, tasks: Collection[str] | None) -> list[Missing]:
         asked = next((item.removeprefix("task=") for item in row.overrides if item.startswith("task=")), None)
         if row.state.state == FINISHED or (tasks is not None and asked is not None and asked not in tasks):
             continue
+        reason = row.state.reason or UNTOLD.get(row.state.state, "")
         label = " ".join(map(hide, row.overrides)) or row.name or ""
-        told = Missing(hide(sweep), label, row.state.state, hide(row.state.reason or ""))
+        told = Missing(hide(sweep), label, row.state.state, hide(reason))
         found.setdefault(row.name or label, told)
     return list(found.values())

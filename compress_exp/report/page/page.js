@@ -20,6 +20,7 @@ function show(number) {
     tab.toggleAttribute("aria-current", own);
     if (own) tab.scrollIntoView({block: "nearest", inline: "nearest"});
   }
+  for (const other of panels) if (other.hidden) discard(other.querySelectorAll("[data-figure]"));
   const panel = panels[number];
   panel.querySelector(".controls-slot").append(controls);
   panel.querySelector(".detail-slot").append(detail);

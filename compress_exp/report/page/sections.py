@@ -8,7 +8,7 @@ from typing import Any
 
 from compress_exp.report.page.badges import mark
 from compress_exp.report.page.bars import bars
-from compress_exp.report.page.columns import Column, columns, form
+from compress_exp.report.page.columns import NOISE, Column, columns, form
 from compress_exp.report.page.conditions import conditions
 from compress_exp.report.page.cost import cost, scale, seconds
 from compress_exp.report.page.curves import Histories
@@ -91,7 +91,10 @@ class Section:
         quick = [(speed, index) for index in good if (speed := self.entries[index].speedup.value) is not None]
         if quick:
             speed, index = max(quick, key=lambda item: (item[0], -item[1]))
-            made.append(("fastest that keeps 99 %", form(speed, unit="× faster"), index))
+            doubt = f" {NOISE}" if self.entries[index].speedup.noise else ""
+            made.append(
+                ("fastest that keeps 99 %", form(speed, unit="× faster" if speed >= 1 else "× as fast") + doubt, index)
+            )
         return made
 
     def data(self, style: Style, histories: Histories) -> dict[str, Any]:
