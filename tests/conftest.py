@@ -51,6 +51,17 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """Hydra, run in-process, leaves a handler of the log on a stream that only lives as long as its test."""
+    root = logging.getLogger()
+    before = list(root.handlers)
+    yield
+    for handler in [handler for handler in root.handlers if handler not in before]:
+        if type(handler) is logging.StreamHandler:
+            root.removeHandler(handler)
+
+
 def build_model(model_type: str) -> Any:
     """A seeded random model of a family, with the head of its usual kind of task."""
     import transformers
