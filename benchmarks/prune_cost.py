@@ -68,6 +68,7 @@ def measured(name: str, layers: int) -> dict[str, float]:
         parent_tokenizer=None,  # type: ignore[arg-type]
         seed=0,
         device=torch.device("cpu"),
+        steps=0,
         baseline=lambda: model,
         pretrained=lambda: model,
         calibration=lambda count: batches[:count],
