@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -47,7 +48,7 @@ def outputs_of(module: nn.Module) -> int:
 
 
 @dataclass(frozen=True)
-class Slice:
+class Slice(ABC):
     """A part of a block whose units (heads, neurons) can go: projections into it, and the one out of it.
 
     Attributes:
@@ -67,13 +68,13 @@ class Slice:
     unit: ClassVar[str]
 
     @property
+    @abstractmethod
     def count(self) -> int:
         """How many units there are."""
-        raise NotImplementedError
 
+    @abstractmethod
     def keep(self, model: PreTrainedModel, units: Sequence[int]) -> None:
         """Keep these units, in this order, and nothing of the others."""
-        raise NotImplementedError
 
     def matrices(self) -> tuple[list[Tensor], Tensor]:  # (units, in) each, (out, units) where a unit is one channel
         """The weights of the projections in and out, as output × input."""

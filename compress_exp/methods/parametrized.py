@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from compress_exp.methods.select import Target, original, weight_of
 Module = TypeVar("Module", bound=nn.Module)
 
 
-class Gate(nn.Module):
+class Gate(nn.Module, ABC):
     """A parametrization that lets a part of a weight through and makes the rest exactly zero.
 
     Attributes:
@@ -24,9 +25,9 @@ class Gate(nn.Module):
 
     owner: str = ""
 
+    @abstractmethod
     def kept(self, weight: Tensor) -> Tensor:
         """Which entries of the trained tensor pass: bool, in its shape."""
-        raise NotImplementedError
 
 
 class Mask(Gate):

@@ -50,14 +50,6 @@ class Pruning(Method):
         super().__post_init__()
         check_choice("scope", self.scope, SCOPES)
         check_choice("schedule", self.schedule, SCHEDULES)
-        self.check_amount()
-
-    def check_amount(self) -> None:
-        """Require one amount.
-
-        Raises:
-            FieldError: none or several are set, or it is out of range.
-        """
         _ = self.amount
 
     @property

@@ -6,6 +6,7 @@ none over the training data where `train.max_steps` is 0. With a budget the rest
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibratedPruning(Method):
+class CalibratedPruning(Method, ABC):
     """Zero weights by what their inputs are, every tensor to the same sparsity.
 
     Attributes:
@@ -108,10 +109,11 @@ class CalibratedPruning(Method):
         mask.mask.copy_(rows(module, new))
         trained.copy_(rows(module, weight))
 
+    @abstractmethod
     def gather(self, target: Target, width: int, device: torch.device) -> Statistic:
         """An empty statistic of the inputs of a weight."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cut(
         self,
         weight: Tensor,  # (out, in)
@@ -120,7 +122,6 @@ class CalibratedPruning(Method):
         sparsity: float,
     ) -> tuple[Tensor, Tensor]:  # (out, in), bool (out, in)
         """The new weight and what is kept of it."""
-        raise NotImplementedError
 
     def curves(self, model: PreTrainedModel) -> dict[str, float]:
         """The sparsity reached, over the selected weights."""

@@ -6,7 +6,7 @@ and cuts it to the amount.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ BERT_BASE = 12 * (4 * 768**2 + 2 * 768 * 3072)  # weights in the blocks of the m
 
 
 @dataclass(frozen=True, kw_only=True)
-class PenaltyPruning(Method):
+class PenaltyPruning(Method, ABC):
     """Zero weights by a term that pulls them there while they train.
 
     Attributes:

@@ -7,6 +7,7 @@ in what is left. Cost: no memory beyond the model's.
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
@@ -26,7 +27,7 @@ log = logging.getLogger("compress_exp")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Removal(Method):
+class Removal(Method, ABC):
     """Remove units until an amount is reached, then train the rest.
 
     Attributes:
@@ -82,9 +83,9 @@ class Removal(Method):
         bake(model)
         return self.cut(model, context)
 
+    @abstractmethod
     def cut(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
         """The smaller model; nothing of the given one is parametrized."""
-        raise NotImplementedError
 
     def cut_units(
         self, model: PreTrainedModel, context: Context, parts: Sequence[Slice], units: Sequence[Unit]
