@@ -84,7 +84,7 @@ def apply_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
         built = train_stage(plan, index, parent, baseline, directory, beat)
     model = built.model.cpu().eval()
     mark_masked(model)
-    for method in reversed(stage.methods):
+    for method in stage.methods:
         model = method.convert(model)
     bake(model)
     return replace(built, model=model)

@@ -77,10 +77,6 @@ def _stage(members: list[tuple[str, Method]], train: TrainConfig, loss: Loss) ->
                 f"stages: {key} has a budget of its own, and methods at once ({names}) share the root's; "
                 f"leave method.{key}.train as it is and take a variant that trains, or give it a stage of its own"
             )
-        if method.alone:
-            raise UserError(
-                f"stages: {key} changes shapes after training; give it a stage of its own, not with {names}"
-            )
         if method.replaces_model and method is not methods[0]:
             raise UserError(f"stages: {key} replaces the model; put it first among those at once ({names})")
     families = [method.family for method in methods]

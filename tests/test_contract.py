@@ -51,7 +51,7 @@ SETTINGS = {  # what three steps and small widths need
     "prune/group_lasso": ["trim=true", "sparsity=0.5", "scope=tensor"],
 }
 FIRST = ("prune/lottery_ticket",)  # what begins before the baseline was trained
-ALONE = ("prune/cofi",)  # what changes shapes after training, which units being a result of it
+LATE = ("prune/cofi",)  # what changes shapes after training, which units being a result of it
 SHRINKING = [f"prune/{name}" for name in ("heads", "neurons", "structured", "layers")]
 FILES = ("model.safetensors", "config.json", "history.csv")
 
@@ -135,7 +135,7 @@ def _die_at_step_two(self, trainer, *rest):
 def test_pruned_weights_stay_pruned_in_every_later_stage(variant, family, place, data, dense, store):
     overrides = [f"method=[prune,{variant}]"]
     if variant.startswith("prune"):
-        sparsity = "0.5" if variant in (*SHRINKING, *ALONE) else "0.7"
+        sparsity = "0.5" if variant in (*SHRINKING, *LATE) else "0.7"
         more = [f"method.prune2.sparsity={sparsity}"] if "sparsity" in text_of(variant) else []
         overrides = ["method=prune", *chosen(variant, "prune2"), *more]
     plan = planned(family, data, *overrides)
@@ -150,7 +150,7 @@ def test_pruned_weights_stay_pruned_in_every_later_stage(variant, family, place,
         before = dict(pruned_modules(apply_stage(untrained, 1, pruned, base, directory).model))
     assert after
     for name, module in after.items():
-        if variant.startswith("distill") or variant in ALONE:
+        if variant.startswith("distill") or variant in LATE:
             assert float((module.weight == 0).float().mean()) >= 0.4
         else:
             turned = is_conv1d(before[name]) and isinstance(module, Int8Linear)
@@ -177,7 +177,7 @@ def test_what_begins_before_the_baseline_comes_first(variant, data):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("variant", SHRINKING)
+@pytest.mark.parametrize("variant", [*SHRINKING, *LATE])
 def test_smaller_models_are_quantized_at_once(variant, family, place, data, dense):
     plan = planned(family, data, f"method=[{variant},quant]", "stages=[[prune,quant]]")
     base = dense(plan)
@@ -196,13 +196,7 @@ def test_smaller_models_are_quantized_at_once(variant, family, place, data, dens
         assert torch.equal(forward_logits(load(directory), fixed_batch(built.model)), expected)
 
 
-MASKING = [name for name in TRAINED if name.startswith("prune") and name not in (*SHRINKING, *ALONE)]
-
-
-@pytest.mark.parametrize("variant", ALONE)
-def test_what_changes_shapes_after_training_has_a_stage_of_its_own(variant, data):
-    with pytest.raises(UserError, match="changes shapes after training; give it a stage of its own"):
-        planned("bert", data, f"method=[{variant},quant]", "stages=[[prune,quant]]")
+MASKING = [name for name in TRAINED if name.startswith("prune") and name not in (*SHRINKING, *LATE)]
 
 
 @pytest.mark.parametrize("variant", MASKING)

@@ -109,7 +109,6 @@ class Method:
     preserves_sparsity: ClassVar[bool] = True
     integer: ClassVar[bool] = False
     replaces_model: ClassVar[bool] = False
-    alone: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_number("start", self.start, 0, 1)

@@ -144,13 +144,29 @@ def mark_masked(model: nn.Module) -> None:
             mark_pruned(module)
 
 
-def bake(model: nn.Module) -> None:
-    """Make every parametrized weight an ordinary parameter with its present value; tied weights stay tied."""
+def bake(model: nn.Module, kind: type[nn.Module] = nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+    """Make every parametrized weight an ordinary parameter with its present value; tied weights stay tied.
+
+    Args:
+        model: is changed.
+        kind: the parametrizations that are made permanent.
+
+    Returns:
+        The others with the modules that they are taken from, in order: what is to be registered again, once the
+        weights have their shapes.
+    """
     holders: dict[int, list[nn.Module]] = {}
+    others: list[tuple[nn.Module, nn.Module]] = []
     for module in parametrized(model):
         holders.setdefault(id(original(module)), []).append(module)
     for modules in holders.values():
-        value = weight_of(modules[0]).detach().clone()
+        value = original(modules[0]).detach().clone()
+        for item in modules[0].parametrizations["weight"]:  # type: ignore[index]
+            if isinstance(item, kind):
+                value = item(value).detach()
+            else:
+                others += [(module, item) for module in modules]
         for module in modules:
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
         weight_of(modules[0]).data.copy_(value)
+    return others

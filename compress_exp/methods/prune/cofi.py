@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -126,9 +126,6 @@ class CofiPruning(Method):
     score_learning_rate: float = 0.1
     multiple: int = 8
 
-    shrinks: ClassVar[bool] = True
-    alone: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("score_learning_rate", self.score_learning_rate, 0)
@@ -201,12 +198,14 @@ class CofiPruning(Method):
             id(module): gate.keep.nonzero().flatten().tolist() for module, gate in owned(model, self.name, UnitGate)
         }
         family = family_of(model.config.model_type)
-        bake(model)
+        others = bake(model, Gate)
         delattr(model, MULTIPLIERS)
         for part in [*attentions(model, family), *feed_forwards(model, family)]:
             if id(part.output) in kept:
                 part.keep(model, kept[id(part.output)])
         settle(model, family)
+        for module, item in others:
+            parametrize.register_parametrization(module, "weight", item)
         parameters, size = content(model)
         log.info("%s: %d parameters are left, in %.2f MB", self.name, parameters, size / 1e6)
         return model

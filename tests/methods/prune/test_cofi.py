@@ -7,8 +7,11 @@ import torch
 from torch import nn
 
 from compress_exp.config import FieldError, UserError
-from compress_exp.methods.parametrized import owned
+from compress_exp.methods.parametrized import Gate, attach, bake, owned
 from compress_exp.methods.prune.cofi import MULTIPLIERS, CofiPruning, UnitGate
+from compress_exp.methods.quant.fake import FakeQuantWeight
+from compress_exp.methods.select import Select, targets
+from compress_exp.models.families.base import family_of, output_axis
 from compress_exp.training.forward import forward_logits
 from tests.slimming import FAMILIES, build, family_name
 
@@ -40,6 +43,22 @@ def test_the_smaller_model_says_what_the_gated_one_said(name, context, method, b
         torch.testing.assert_close(forward_logits(smaller, batch), gated, rtol=1e-4, atol=1e-4)
     assert sum(p.numel() for p in smaller.parameters()) < before
     assert not [name for name, _ in smaller.named_modules() if MULTIPLIERS in name or "parametrizations" in name]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_fake_quantizers_outlive_the_cut_and_round_the_same_weights(name, context, method, batch):
+    family = family_of(family_name(name))
+    model = method.prepare(build(name), context(family_name(name)))
+    for target in targets(model, family, Select()):
+        attach(target, FakeQuantWeight(output_axis(target.modules[0])))
+    learned(method, model)
+    with torch.no_grad():
+        method.step(model, 1.0)
+        rounded = forward_logits(model.eval(), batch)
+        smaller = method.convert(model)
+        torch.testing.assert_close(forward_logits(smaller, batch), rounded, rtol=1e-4, atol=1e-4)
+        bake(smaller, Gate)
+        assert not torch.allclose(forward_logits(smaller, batch), rounded, rtol=1e-4, atol=1e-4)
 
 
 def test_the_expected_share_is_the_chance_of_closed_gates_weighed_by_parameters(context, method):
