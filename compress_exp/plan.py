@@ -153,12 +153,15 @@ def plan(config: DictConfig) -> Plan:
     hardware.check()
     if config.teacher != "baseline":
         check_teacher(Path(config.teacher), model)
-    facts = initial_facts(model)
+    facts = initial_facts(model, task)
     check_kind(task, facts.family)
     stages = arrange(methods, plain(config.stages), train, loss)
     for stage in stages:
         for method in stage.methods:
-            facts = method.check(facts)
+            try:
+                facts = method.check(facts)
+            except FieldError as error:
+                raise UserError(f"method.{method.family}.{error}") from error
     return Plan(model, task, train, stages, hardware, tracking, facts, config.seed, config.teacher, config)
 
 
@@ -208,13 +211,14 @@ def check_teacher(directory: Path, model: Model) -> None:
         raise UserError(f"teacher: {str(directory)!r} is of kind {kind}, the model is of kind {model.family().kind}")
 
 
-def initial_facts(model: Model) -> Facts:
+def initial_facts(model: Model, task: Task) -> Facts:
     """What the configuration of the model says before anything is loaded."""
     family = model.family()
     config = read_config(model)
     vocabulary = None if model.directory is None else int(config.vocab_size)
     layers, (heads, neurons) = layer_counts(config, family), block_sizes(config, family)
-    return Facts(family, layers, vocabulary, heads, neurons, widths=input_widths(config, family))
+    skeleton = None if model.directory is None else lambda: model.skeleton(task)
+    return Facts(family, layers, vocabulary, heads, neurons, widths=input_widths(config, family), skeleton=skeleton)
 
 
 def check_kind(task: Task, family: Family) -> None:

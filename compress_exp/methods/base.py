@@ -35,6 +35,8 @@ class Facts:
         packed: the name of the method that packed its weights, after which nothing trains.
         first: no stage has run yet.
         widths: inputs of the projections that play a role, where they are known.
+        skeleton: builds the dense model on the meta device, shapes without weights; None where random weights wait for
+            a tokenizer, and once a stage has run.
     """
 
     family: Family
@@ -46,6 +48,7 @@ class Facts:
     packed: str | None = None
     first: bool = True
     widths: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    skeleton: Callable[[], PreTrainedModel] | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,7 @@ class Method:
 
         Raises:
             UserError: naming the method and what to do.
+            FieldError: naming a setting of it.
         """
         if facts.packed and self.starts_from == "parent":
             raise UserError(
@@ -179,7 +183,7 @@ class Method:
                 raise UserError(
                     f"method.{self.family}.select.roles: {role!r} is no role; {nearest(role, sorted(known))}"
                 )
-        return replace(facts, first=False)
+        return replace(facts, first=False, skeleton=None)
 
     def retokenize(
         self, tokenizer: PreTrainedTokenizerBase, features: Sequence[dict[str, Any]]

@@ -96,11 +96,12 @@ def gates(module: nn.Module) -> list[Gate]:
 def trained(model: nn.Module) -> dict[str, Tensor]:
     """The model's own parameters, without those of gates, by the names that they have where nothing is parametrized."""
     gates = {id(p) for module in model.modules() if isinstance(module, Gate) for p in module.parameters()}
-    return {
-        name.replace("parametrizations.weight.original", "weight"): parameter
-        for name, parameter in model.named_parameters()
-        if id(parameter) not in gates
-    }
+    return {plain_name(name): parameter for name, parameter in model.named_parameters() if id(parameter) not in gates}
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name where nothing is parametrized."""
+    return name.replace("parametrizations.weight.original", "weight")
 
 
 def passing(module: nn.Module, but: str | None = None) -> Tensor:

@@ -150,6 +150,17 @@ class Model:
             model.config.pad_token_id = tokenizer.pad_token_id
         return model
 
+    def skeleton(self, task: Task) -> PreTrainedModel:
+        """The model that `load` gives of a checkpoint, on the meta device: shapes without weights."""
+        import torch
+        import transformers
+
+        assert self.directory is not None
+        config = transformers.AutoConfig.from_pretrained(self.directory, **task.config_overrides())
+        with torch.device("meta"):
+            model: PreTrainedModel = getattr(transformers, task.auto_class).from_config(config)
+        return model
+
     def _check_labels(self, task: Task) -> None:
         """A given baseline must mean by each label what the task means."""
         wanted = {int(index): str(name) for index, name in task.config_overrides().get("id2label", {}).items()}

@@ -12,8 +12,9 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from compress_exp.config import FieldError, check_number
 from compress_exp.layers.surgery import is_pruned
-from compress_exp.methods.parametrized import Gate
-from compress_exp.methods.select import original
+from compress_exp.methods.base import Facts
+from compress_exp.methods.parametrized import Gate, plain_name
+from compress_exp.methods.select import Select, original, targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -71,6 +72,17 @@ class Amount:
         return _checked("megabytes", self.megabytes, share, low / 1e6, high / 1e6)
 
 
+def check_reach(amount: Amount, select: Select, facts: Facts) -> None:
+    """Refuse what the dense model cannot reach by zeros, before anything is loaded.
+
+    Raises:
+        FieldError: no weight is selected, or no share of the weights selected reaches the amount.
+    """
+    if facts.skeleton is not None and (amount.sparsity is None or select != Select()):
+        model = facts.skeleton()
+        amount.share(model, [target.modules[0] for target in targets(model, facts.family, select)])
+
+
 def _checked(name: str, value: float, share: float, low: float, high: float) -> float:
     if not 0 <= share <= HIGHEST:
         can = f"from {told(name, low)} to {told(name, high)} can"
@@ -94,9 +106,10 @@ def content(model: nn.Module, chosen: Set[int] = frozenset()) -> tuple[int, floa
             if id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            size += HEADER + len(f"{name}.{own}")
+            header = HEADER + len(plain_name(f"{name}.{own}"))
+            size += header
             if id(parameter) in chosen:
-                size += HEADER + len(f"{name}.{own}")  # bitmask and values are two tensors
+                size += header  # bitmask and values are two tensors
                 continue
             kept, width = _passing(module, own, parameter), parameter.element_size()
             nonzero += kept

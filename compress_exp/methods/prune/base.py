@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from compress_exp.config import FieldError, UserError, check_choice
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import Mask, attach, attached, owned, passing
-from compress_exp.methods.prune.amount import Amount
+from compress_exp.methods.prune.amount import Amount, check_reach
 from compress_exp.methods.prune.ranking import SCOPES, cut, ranked_masks, zeros_of
 from compress_exp.methods.schedules import SCHEDULES, sparsity_at
 from compress_exp.methods.select import Target, original, targets
@@ -59,6 +59,7 @@ class Pruning(Method):
 
     def check(self, facts: Facts) -> Facts:
         """Anything dense or already pruned can be pruned (further)."""
+        check_reach(self.amount, self.select, facts)
         return replace(super().check(facts), pruned=True)
 
     def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:

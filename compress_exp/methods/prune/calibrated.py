@@ -18,7 +18,7 @@ from compress_exp.config import FieldError, UserError, check_number
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.calibration import Statistic, stream
 from compress_exp.methods.parametrized import Mask, attach, attached, passing
-from compress_exp.methods.prune.amount import Amount
+from compress_exp.methods.prune.amount import Amount, check_reach
 from compress_exp.methods.prune.base import share_of, sparsity_of
 from compress_exp.methods.select import OUTSIDE_BLOCKS, Target, original, targets
 from compress_exp.models.families.base import is_conv1d
@@ -64,6 +64,7 @@ class CalibratedPruning(Method, ABC):
                     f"method.prune.select.roles: {self.name} goes through the blocks, {role!r} lies outside; "
                     "leave it out, or take prune/magnitude"
                 )
+        check_reach(self.amount, self.select, facts)
         return replace(super().check(facts), pruned=True)
 
     def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:

@@ -31,7 +31,8 @@ from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import Gate, bake, owned
 from compress_exp.methods.prune.amount import Amount, content
 from compress_exp.methods.prune.l0 import OPEN, open_probability, sampled, stretched
-from compress_exp.methods.prune.units import Unit, chosen, how_many, in_order
+from compress_exp.methods.prune.units import Unit, check_reach, chosen, entries_of, how_many, in_order
+from compress_exp.methods.select import Select
 from compress_exp.models.families.base import Family, family_of, is_conv1d
 
 if TYPE_CHECKING:
@@ -143,6 +144,9 @@ class CofiPruning(Method):
 
     def check(self, facts: Facts) -> Facts:
         """Layers may differ afterwards."""
+        if facts.skeleton is not None and (self.sparsity is None or self.select != Select()):
+            model = facts.skeleton()
+            check_reach(self.amount, self._parts(model, facts.family), self.multiple, model)
         return replace(super().check(facts), heads=None, neurons=None, widths={})
 
     def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
@@ -226,7 +230,7 @@ class CofiPruning(Method):
             units = in_order([part], [score], "global", self.multiple if part.unit == "neuron" else 1)
             ranked += [(float(score[list(unit.members[0][1])].mean()), unit) for unit in units]
         units = [unit for _, unit in sorted(ranked, key=lambda item: item[0])]
-        entries = sum(float(part.costs()[:, 0].sum()) for part in parts)
+        entries = entries_of(parts)
         try:
             return units[: how_many(self.amount, units, entries, *content(model))], entries
         except FieldError as error:

@@ -18,7 +18,8 @@ from compress_exp.layers.slices import Slice
 from compress_exp.methods.base import Context, Facts
 from compress_exp.methods.prune.importance import gate_gradients, normalised
 from compress_exp.methods.prune.removal import Removal
-from compress_exp.methods.prune.units import SCOPES, Unit, chosen, in_order
+from compress_exp.methods.prune.units import SCOPES, Unit, check_reach, chosen, in_order
+from compress_exp.models.families.base import Family
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,6 +42,10 @@ class HeadPruning(Removal):
     def most(self, facts: Facts) -> float | None:
         """All but one of every layer."""
         return None if facts.heads is None else 1 - 1 / max(facts.heads.values())
+
+    def reach(self, model: PreTrainedModel, family: Family) -> None:
+        """With all heads but the last of each layer."""
+        check_reach(self.amount, chosen(attentions(model, family), self.select), 1, model)
 
     def cut(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
         """Remove the heads of smallest I_h from the selected attention modules."""

@@ -10,7 +10,7 @@ and faster, not smaller. Cost: one forward pass over 16 batches of 32 training r
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,10 +19,10 @@ from torch import nn
 from compress_exp.config import FieldError, UserError, check_choice
 from compress_exp.layers.blocks import with_layers
 from compress_exp.methods.base import Context, Facts
-from compress_exp.methods.prune.amount import content
+from compress_exp.methods.prune.amount import content, told
 from compress_exp.methods.prune.importance import influences
 from compress_exp.methods.prune.removal import Removal
-from compress_exp.models.families.base import layer_counts
+from compress_exp.models.families.base import Family, layer_counts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -88,41 +88,49 @@ class LayerPruning(Removal):
             )
         return after
 
+    def reach(self, model: PreTrainedModel, family: Family) -> None:
+        """With any number of layers from one, whichever they are."""
+        self._kept(model, family, {})
+
     def cut(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
         """A copy with the layers that stay."""
-        kept = self._kept(model, context)
+        found = influences(model, context.family, context, self.calibration) if self.keep == "block_influence" else {}
+        kept = self._kept(model, context.family, found)
         for name, layers in kept.items():
             log.info("%s: layers %s of the %s are left", self.name, ", ".join(map(str, layers)), name)
         return with_layers(model, context.family, kept).to(context.device)  # type: ignore[arg-type]
 
-    def _kept(self, model: PreTrainedModel, context: Context) -> dict[str, list[int]]:
-        depths = layer_counts(model.config, context.family)
-        ranked = influences(model, context.family, context, self.calibration) if self.keep == "block_influence" else {}
+    def _kept(
+        self, model: PreTrainedModel, family: Family, influence: Mapping[str, Sequence[float]]
+    ) -> dict[str, list[int]]:
+        """Which layers of each stack stay; without their influence as many of them."""
+        depths = layer_counts(model.config, family)
 
         def layers(counts: dict[str, int]) -> dict[str, list[int]]:
-            return {name: survivors(self.keep, depths[name], count, ranked.get(name)) for name, count in counts.items()}
+            return {
+                name: survivors(self.keep, depths[name], count, influence.get(name)) for name, count in counts.items()
+            }
 
         if self.sparsity is not None:
             return layers(counts_of(depths, self.sparsity))
         steps = sorted({gone / depth for depth in depths.values() for gone in range(depth)})
         choices = [layers(counts_of(depths, share)) for share in steps]
-        left = [self._left(model, context, kept) for kept in choices]
+        left = [self._left(model, family, kept) for kept in choices]
         name, value = ("parameters", self.parameters) if self.megabytes is None else ("megabytes", self.megabytes)
         assert value is not None
         slack = max((abs(a - b) for a, b in zip(left, left[1:], strict=False)), default=0.0) / 2
         nearest = min(range(len(left)), key=lambda index: abs(left[index] - value))
         if abs(left[nearest] - value) > slack:
-            raise FieldError(
-                name, f"{value:g} cannot be reached by dropping layers; from {min(left):.6g} to {max(left):.6g} can"
-            )
+            can = f"from {told(name, min(left))} to {told(name, max(left))} can"
+            raise FieldError(name, f"{told(name, value)} cannot be reached by dropping layers; {can}")
         return choices[nearest]
 
-    def _left(self, model: PreTrainedModel, context: Context, kept: dict[str, list[int]]) -> float:
+    def _left(self, model: PreTrainedModel, family: Family, kept: dict[str, list[int]]) -> float:
         """Parameters or megabytes of the model with these layers."""
         parameters, size = content(model)
         for name, module in model.named_modules():
-            stack = context.family.stack_of(f"{name}.")
-            if stack is None or context.family.block_of(f"{name}.") != name:
+            stack = family.stack_of(f"{name}.")
+            if stack is None or family.block_of(f"{name}.") != name:
                 continue
             if int(name.rpartition(".")[2]) not in kept[stack.name]:
                 # A table in a block is T5's relative bias, which stays.

@@ -19,7 +19,8 @@ from compress_exp.layers.slices import Slice
 from compress_exp.methods.base import Context, Facts
 from compress_exp.methods.prune.importance import gate_gradients, normalised, weight_norms
 from compress_exp.methods.prune.removal import Removal
-from compress_exp.methods.prune.units import SCOPES, Unit, chosen, in_order
+from compress_exp.methods.prune.units import SCOPES, Unit, check_reach, chosen, in_order
+from compress_exp.models.families.base import Family
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,6 +51,10 @@ class NeuronPruning(Removal):
     def most(self, facts: Facts) -> float | None:
         """All but the last multiple of every layer."""
         return None if facts.neurons is None else max(0.0, 1 - self.multiple / max(facts.neurons.values()))
+
+    def reach(self, model: PreTrainedModel, family: Family) -> None:
+        """With all neurons but the last of each layer."""
+        check_reach(self.amount, chosen(feed_forwards(model, family), self.select), self.multiple, model)
 
     def cut(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
         """Remove the neurons of smallest score from the selected feed-forward parts."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from compress_exp.config import FieldError, check_number
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import Mask, attach, owned, passing
-from compress_exp.methods.prune.amount import Amount
+from compress_exp.methods.prune.amount import Amount, check_reach
 from compress_exp.methods.prune.base import ranked, refuse_empty, set_masks, share_of, sparsity_of
 from compress_exp.methods.select import Target, targets
 
@@ -81,6 +81,8 @@ class PenaltyPruning(Method, ABC):
 
     def check(self, facts: Facts) -> Facts:
         """Anything dense or already pruned can be pruned (further)."""
+        if self.trim:
+            check_reach(self.amount, self.select, facts)
         return replace(super().check(facts), pruned=True)
 
     def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:

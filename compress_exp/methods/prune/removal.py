@@ -18,7 +18,9 @@ from compress_exp.layers.slices import Slice
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import bake, only_locked, parametrized
 from compress_exp.methods.prune.amount import Amount, content
-from compress_exp.methods.prune.units import Unit, how_many, left, remove
+from compress_exp.methods.prune.units import Unit, entries_of, how_many, left, remove
+from compress_exp.methods.select import Select
+from compress_exp.models.families.base import Family
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -66,7 +68,17 @@ class Removal(Method, ABC):
             raise UserError(
                 f"method.{self.family}.sparsity: {self.sparsity:g} would empty a layer; at most {most:.4g} can go"
             )
+        if facts.skeleton is not None and (self.sparsity is None or self.select != Select()):
+            self.reach(facts.skeleton(), facts.family)
         return replace(after, heads=None, neurons=None, widths={})
+
+    @abstractmethod
+    def reach(self, model: PreTrainedModel, family: Family) -> None:
+        """Refuse an amount that no cut of this model reaches; it may have shapes alone.
+
+        Raises:
+            FieldError: naming the amount, or what selects nothing.
+        """
 
     def most(self, facts: Facts) -> float | None:
         """The largest sparsity that the architecture allows, where that is known."""
@@ -99,7 +111,7 @@ class Removal(Method, ABC):
             units: what can go, in the order in which it goes.
         """
         parameters, size = content(model)
-        entries = sum(float(part.costs()[:, 0].sum()) for part in parts)
+        entries = entries_of(parts)
         going = units[: how_many(self.amount, units, entries, parameters, size)]
         gone, fewer, smaller = (sum(unit.costs[index] for unit in going) for index in range(3))
         kept = left(parts, going, context.family)

@@ -18,7 +18,8 @@ from compress_exp.methods.base import Context
 from compress_exp.methods.prune.heads import head_units
 from compress_exp.methods.prune.neurons import SCORES, neuron_units
 from compress_exp.methods.prune.removal import Removal
-from compress_exp.methods.prune.units import Unit, chosen
+from compress_exp.methods.prune.units import Unit, check_reach, chosen, entries_of
+from compress_exp.models.families.base import Family
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,6 +50,12 @@ class StructuredPruning(Removal):
         check_choice("score", self.score, SCORES)
         check_number("multiple", self.multiple, 1)
 
+    def reach(self, model: PreTrainedModel, family: Family) -> None:
+        """With all heads and neurons but the last."""
+        heads = chosen(attentions(model, family), self.select) if self.heads else []
+        neurons = chosen(feed_forwards(model, family), self.select) if self.neurons else []
+        check_reach(self.amount, [*heads, *neurons], self.multiple, model)
+
     def cut(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
         """Remove heads and neurons in turns, so that each has lost its share at any time."""
         kinds: list[tuple[float, list[Slice], list[Unit]]] = []
@@ -70,7 +77,7 @@ def in_turns(kinds: Sequence[tuple[float, Sequence[Slice], Sequence[Unit]]]) -> 
     """
     placed: list[tuple[float, int, Unit]] = []
     for number, (weight, parts, units) in enumerate(kinds):
-        entries = sum(float(part.costs()[:, 0].sum()) for part in parts)
+        entries = entries_of(parts)
         gone = 0.0
         for unit in units:
             placed.append(((gone + unit.costs[0] / 2) / entries / weight, number, unit))

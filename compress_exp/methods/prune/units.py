@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compress_exp.config import FieldError
 from compress_exp.layers.slices import Slice
-from compress_exp.methods.prune.amount import Amount, told
+from compress_exp.methods.prune.amount import Amount, content, told
 from compress_exp.methods.select import Select
 from compress_exp.models.families.base import Family
 
@@ -96,6 +96,29 @@ def how_many(amount: Amount, units: Sequence[Unit], entries: float, parameters: 
             f"from {told(name, float(left.min()))} to {told(name, float(left.max()))} can",
         )
     return count
+
+
+def check_reach(amount: Amount, parts: Sequence[Slice], multiple: int, model: PreTrainedModel) -> None:
+    """Refuse what no order of the units reaches.
+
+    Args:
+        amount: what is wanted.
+        parts: heads and neurons that may go.
+        multiple: what is left of a layer's neurons is a multiple of it.
+        model: has the parts, with or without weights.
+
+    Raises:
+        FieldError: too much stays, or too little is there.
+    """
+    units: list[Unit] = []
+    for part in parts:
+        units += in_order([part], [torch.zeros(part.count)], "layer", multiple if part.unit == "neuron" else 1)
+    how_many(amount, units, entries_of(parts), *content(model))
+
+
+def entries_of(parts: Sequence[Slice]) -> float:
+    """The parameters of all units of some parts."""
+    return sum(float(part.costs()[:, 0].sum()) for part in parts)
 
 
 def remove(model: PreTrainedModel, units: Sequence[Unit]) -> None:
