@@ -28,11 +28,15 @@ class UserError(Exception):
 
 
 class FieldError(ValueError):
-    """A bad value of one field; `build` adds where in the configuration the field stands."""
+    """A bad value of one field, or (with an empty name) of a whole object, which does not know where it stands."""
 
     def __init__(self, name: str, message: str) -> None:
-        super().__init__(f"{name}: {message}")
+        super().__init__(f"{name}: {message}" if name else message)
         self.name, self.message = name, message
+
+    def at(self, key: str) -> UserError:
+        """The same for the user, with the key of the object in the configuration."""
+        return UserError(f"{key}.{self.name}: {self.message}" if self.name else f"{key}: {self.message}")
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
@@ -122,7 +126,7 @@ def _construct(config: Mapping[str, Any], key: str) -> Any:
     try:
         return target(**arguments)
     except FieldError as error:
-        raise UserError(f"{key}.{error.name}: {error.message}") from error
+        raise error.at(key) from error
 
 
 def _is_float(hint: Any) -> bool:

@@ -83,9 +83,10 @@ def apply_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
     with team(devices, lambda: _rank_job(plan, index, directory, parent, baseline)):
         built = train_stage(plan, index, parent, baseline, directory, beat)
     model = built.model.cpu().eval()
-    mark_masked(model)
     for method in stage.methods:
+        mark_masked(model)
         model = method.convert(model)
+    mark_masked(model)
     bake(model)
     return replace(built, model=model)
 
@@ -109,8 +110,11 @@ def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load(parent).to(device)  # type: ignore[arg-type]
     features = plan.task.features("train", before, model.config)
-    for method in stage.methods:
-        tokenizer = method.retokenize(tokenizer, features)
+    for key, method in zip(stage.keys, stage.methods, strict=True):
+        try:
+            tokenizer = method.retokenize(tokenizer, features)
+        except FieldError as error:
+            raise error.at(f"method.{key}") from error
     if tokenizer is not before:
         features = plan.task.features("train", tokenizer, model.config)
     steps = steps_of(stage.train, len(features)) if stage.trains else 0
@@ -132,17 +136,18 @@ def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
         calibration=calibration,
         directory=directory / STATE,
     )
-    for method in stage.methods:
+    for key, method in zip(stage.keys, stage.methods, strict=True):
         lock(model)
         try:
             model = method.prepare(model, context)
         except FieldError as error:
-            raise UserError(f"method.{method.family}.{error}") from error
+            raise error.at(f"method.{key}") from error
     lock(model)
     if not stage.trains:
         with torch.no_grad():
             for method in stage.methods:
                 method.step(model, 1.0)
+                method.finish(model)
         return Built(model, tokenizer, [], 0, 0.0)
     teacher = load_teacher(plan, baseline, model, tokenizer) if stage.uses_teacher else None
     flow = flow_of(stage.methods)
@@ -224,6 +229,7 @@ def train(
     )
     (directory / STATE).mkdir(exist_ok=True)
     seconds = fit(module, batches, budget, directory / STATE, label, beat)
+    module.finish()
     return Built(module.model, tokenizer, module.history, module.total_steps, seconds)
 
 

@@ -157,11 +157,11 @@ def plan(config: DictConfig) -> Plan:
     check_kind(task, facts.family)
     stages = arrange(methods, plain(config.stages), train, loss)
     for stage in stages:
-        for method in stage.methods:
+        for key, method in zip(stage.keys, stage.methods, strict=True):
             try:
                 facts = method.check(facts)
             except FieldError as error:
-                raise UserError(f"method.{method.family}.{error}") from error
+                raise error.at(f"method.{key}") from error
     return Plan(model, task, train, stages, hardware, tracking, facts, config.seed, config.teacher, config)
 
 

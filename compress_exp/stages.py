@@ -13,8 +13,16 @@ from compress_exp.methods.base import Method
 
 @dataclass(frozen=True)
 class Stage:
-    """Methods applied at once: prepare, train if anything trains, convert."""
+    """Methods applied at once: prepare, train if anything trains, convert.
 
+    Attributes:
+        keys: the methods' own in the configuration.
+        methods: in the order in which they are applied.
+        loss: what training minimises.
+        train: the budget.
+    """
+
+    keys: tuple[str, ...]
     methods: tuple[Method, ...]
     loss: Loss
     train: TrainConfig
@@ -66,10 +74,10 @@ def _groups(stages: Any, keys: list[str]) -> list[list[str]]:
 
 
 def _stage(members: list[tuple[str, Method]], train: TrainConfig, loss: Loss) -> Stage:
-    methods = tuple(method for _, method in members)
+    keys, methods = tuple(key for key, _ in members), tuple(method for _, method in members)
     own = [method.loss for method in methods if method.loss is not None]
     if len(members) == 1:
-        return Stage(methods, own[0] if own else loss, methods[0].train)
+        return Stage(keys, methods, own[0] if own else loss, methods[0].train)
     names = ", ".join(key for key, _ in members)
     for key, method in members:
         if method.train.identity() != train.identity():
@@ -86,4 +94,4 @@ def _stage(members: list[tuple[str, Method]], train: TrainConfig, loss: Loss) ->
         raise UserError(f"stages: one method at once may train in rounds, and {names} has more")
     if len({str(item.identity()) for item in own}) > 1:
         raise UserError(f"stages: {names} bring losses of their own, and methods at once share one; set one to task")
-    return Stage(methods, own[0] if own else loss, train)
+    return Stage(keys, methods, own[0] if own else loss, train)

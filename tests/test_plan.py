@@ -65,7 +65,7 @@ def test_unknown_roles_kinds_and_rounds_are_refused(data):
     with pytest.raises(UserError, match=r"rounds: 3 rounds are for pruning"):
         planned("bert", data, "method=finetune", "+method.finetune.rounds=3")
     method = planned("bert", data, "method=prune").stages[0].methods[0]
-    assert replace(method, start=0.7, end=0.7).share(0.5) == 0.0
+    assert replace(method, start=0.7, end=0.7).own_progress(0.5) == 0.0
     with pytest.raises(FieldError, match="lies after"):
         replace(method, start=0.8, end=0.7)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from compress_exp.config import FieldError, TrainConfig, UserError, check_number, nearest
+from compress_exp.config import FieldError, TrainConfig, check_number, nearest
 from compress_exp.losses.base import Loss
 from compress_exp.methods.select import OUTSIDE_BLOCKS, Select
 from compress_exp.models.families.base import Family
@@ -96,7 +96,11 @@ class Method:
         rewind: null, or the share of the budget, in [0, 1), to whose weights every round ends by going back: round r
             then trains at progress (r − 1)/rounds, is cut to r/rounds and rewound, and one more training follows.
         loss: what its training minimises; null takes the root's `loss`.
+        version: raised when the same settings come to give another result.
+        preserves_sparsity: what earlier stages pruned stays pruned.
+        integer: its result multiplies integers.
         replaces_model: it changes shapes, or gives another model, before training: first among methods at once.
+        unused: settings of `Method` that it does not know; they must stay at their defaults.
     """
 
     name: str
@@ -112,8 +116,13 @@ class Method:
     preserves_sparsity: ClassVar[bool] = True
     integer: ClassVar[bool] = False
     replaces_model: ClassVar[bool] = False
+    unused: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
+        for item in fields(self):
+            if item.name in self.unused and (value := getattr(self, item.name)) != item.default:
+                usual = "null" if item.default is None else item.default
+                raise FieldError(item.name, f"{value!r} means nothing to {self.name}; leave it at {usual}")
         check_number("start", self.start, 0, 1)
         check_number("end", self.end, 0, 1)
         if self.start > self.end:
@@ -168,21 +177,16 @@ class Method:
         """Refuse, in one sentence, a parent that this method cannot take; tell what comes out.
 
         Raises:
-            UserError: naming the method and what to do.
-            FieldError: naming a setting of it.
+            FieldError: naming a setting, and what to do.
         """
         if facts.packed and self.starts_from == "parent":
-            raise UserError(
-                f"method.{self.family}: nothing can follow {facts.packed}, whose weights are packed; put it last"
-            )
+            raise FieldError("", f"nothing can follow {facts.packed}, whose weights are packed; put it last")
         if facts.pruned and not self.preserves_sparsity:
-            raise UserError(f"method.{self.family}: {self.name} would undo the pruning before it; put it first")
+            raise FieldError("", f"{self.name} would undo the pruning before it; put it first")
         known = {*facts.family.roles.values(), *OUTSIDE_BLOCKS}
         for role in self.select.roles or ():
             if role not in known:
-                raise UserError(
-                    f"method.{self.family}.select.roles: {role!r} is no role; {nearest(role, sorted(known))}"
-                )
+                raise FieldError("select.roles", f"{role!r} is no role; {nearest(role, sorted(known))}")
         return replace(facts, first=False, skeleton=None)
 
     def retokenize(
@@ -204,13 +208,16 @@ class Method:
         return None
 
     def step(self, model: PreTrainedModel, progress: float) -> None:
-        """After backward, before the optimiser step; progress is (step + 1) / steps, the last call gets exactly 1."""
+        """After backward, before the optimiser step; progress is the method's own, exactly 1 from `end` on."""
 
     def after_step(self, model: PreTrainedModel, learning_rate: float) -> None:
         """After the optimiser step."""
 
     def rewound(self, model: PreTrainedModel, last: bool) -> None:
         """After the weights went back; `last` before the final training."""
+
+    def finish(self, model: PreTrainedModel) -> None:
+        """Once, when nothing trains any more: decide what training left open."""
 
     def convert(self, model: PreTrainedModel) -> PreTrainedModel:
         """Make it permanent: ordinary modules, or modules of `layers/`."""
@@ -220,7 +227,7 @@ class Method:
         """Numbers worth a curve."""
         return {}
 
-    def share(self, progress: float) -> float:
+    def own_progress(self, progress: float) -> float:
         """The stage's progress as this method's own, from 0 at `start` to 1 at `end`; in rounds it is the stage's."""
         if self.rounds > 1 or self.rewind is not None:
             return progress

@@ -62,11 +62,11 @@ def stream(
         compress: told the statistic over all batches.
     """
     inputs: list[dict[str, Any]] = [dict(batch) for batch in batches]
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), evaluating(model):
         for stack in family.stacks:
             if stack.shared:
                 inside = [target for target in chosen if family.stack_of(target.names[0]) is stack]
-                _visit(inside, inputs, gather, compress, lambda index: forward_logits(model, inputs[index]), _on_source)
+                _visit(inside, inputs, gather, compress, lambda index: forward_logits(model, inputs[index]))
             else:
                 _stream_stack(model, family, stack, inputs, chosen, gather, compress)
 
@@ -83,7 +83,7 @@ def _stream_stack(
     name, blocks = _block_list(model, stack)
     owner, attribute = model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
     outputs: list[Any] = [None] * len(inputs)
-    valid = _in_decoder if family.kind == "encoder_decoder" and stack.name == "decoder" else _on_source
+    decoder = family.kind == "encoder_decoder" and stack.name == "decoder"
     followed = stack is not family.stacks[-1]
 
     def run(index: int, block: nn.Module | None) -> Any:
@@ -93,7 +93,7 @@ def _stream_stack(
 
     for number, block in enumerate(blocks):
         inside = [target for target in chosen if target.names[0].startswith(f"{name}.{number}.")]
-        _visit(inside, inputs, gather, compress, partial(run, block=block), valid)
+        _visit(inside, inputs, gather, compress, partial(run, block=block), decoder)
         if followed or number < len(blocks) - 1:
             with parametrize.cached():
                 for index in range(len(inputs)):
@@ -110,32 +110,32 @@ def _visit(
     gather: Callable[[Target], Gathered],
     compress: Callable[[Target, Gathered], None],
     run: Callable[[int], Any],
-    valid: Callable[[dict[str, Any], Target], Tensor],
+    decoder: bool = False,
 ) -> None:
-    """Gather and compress the weights of one block."""
+    """Gather and compress the weights of one block; in a decoder after an encoder some see the encoder's positions."""
     if not inside:
         return
     statistics = [gather(target) for target in inside]
     with parametrize.cached():
         for index, batch in enumerate(inputs):
-            with _watching(inside, statistics, [valid(batch, target) for target in inside]):
+            own = decoder_positions(batch) if decoder else source_positions(batch)
+            valid = [source_positions(batch) if target.role in FROM_ENCODER else own for target in inside]
+            with _watching(inside, statistics, valid):
                 run(index)
     for target, statistic in zip(inside, statistics, strict=True):
         compress(target, statistic)
 
 
-def _on_source(batch: dict[str, Any], target: Target) -> Tensor:  # bool (rows, length)
+def source_positions(batch: dict[str, Any]) -> Tensor:  # bool (rows, length)
     """Which positions of `input_ids` are no padding."""
     mask: Tensor | None = batch.get("attention_mask")
     return torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
 
 
-def _in_decoder(batch: dict[str, Any], target: Target) -> Tensor:  # bool (rows, length)
-    """Which positions a layer of an encoder-decoder's decoder sees are no padding."""
-    if target.role in FROM_ENCODER:
-        return _on_source(batch, target)
-    mask: Tensor | None = batch.get("decoder_attention_mask")
-    return batch["labels"] != IGNORED if mask is None else mask.bool()
+def decoder_positions(batch: dict[str, Any]) -> Tensor:  # bool (rows, length)
+    """Which positions of an encoder-decoder's decoder are no padding."""
+    positions: Tensor = batch["labels"] != IGNORED
+    return positions
 
 
 class _Answer(nn.Module):
@@ -202,7 +202,7 @@ def _only(owner: nn.Module, attribute: str, blocks: Sequence[nn.Module]) -> Iter
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for the moment."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

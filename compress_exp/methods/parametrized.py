@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from compress_exp.layers.surgery import mark_pruned, pruned_modules
-from compress_exp.methods.select import Target, original, weight_of
+from compress_exp.methods.select import Target, original, parametrizations, weight_of
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -37,15 +37,18 @@ class Mask(Gate):
         mask: what is kept, bool, in the weight's shape.
         score: what decides the order of pruning (the smallest go first), in the weight's shape; None where that is
             looked up in the weight at the time.
+        ranked_at: the progress for which it was cut last; −1 before.
     """
 
     mask: Tensor
     score: Tensor | None
+    ranked_at: Tensor
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
         self.register_buffer("score", None)
+        self.register_buffer("ranked_at", torch.tensor(-1.0, dtype=torch.float64))
 
     def forward(self, weight: Tensor) -> Tensor:
         """Zero what is masked."""
@@ -62,12 +65,20 @@ def attach(target: Target, module: nn.Module) -> None:
         parametrize.register_parametrization(holder, "weight", module)
 
 
+def take(chosen: Sequence[Target], owner: str) -> None:
+    """Give every chosen weight a mask that a method moves; one that locks an earlier stage's zeros is taken over."""
+    for target in chosen:
+        mask = attached(target.modules[0], Mask)
+        if mask is None:
+            mask = Mask(original(target.modules[0]))
+            attach(target, mask)
+        mask.owner = owner
+        mask.ranked_at.fill_(-1.0)
+
+
 def attached(module: nn.Module, kind: type[Module]) -> Module | None:
     """The parametrization of that kind on a module's weight, if there is one."""
-    parametrizations = getattr(module, "parametrizations", None)
-    if parametrizations is None or "weight" not in parametrizations:
-        return None
-    return next((item for item in parametrizations["weight"] if isinstance(item, kind)), None)
+    return next((item for item in parametrizations(module) if isinstance(item, kind)), None)
 
 
 def parametrized(model: nn.Module) -> Iterator[nn.Module]:
@@ -87,10 +98,7 @@ def owned(model: nn.Module, owner: str, kind: type[Module]) -> list[tuple[nn.Mod
 
 def gates(module: nn.Module) -> list[Gate]:
     """What a module's weight passes through and may be zeroed by."""
-    parametrizations = getattr(module, "parametrizations", None)
-    if parametrizations is None or "weight" not in parametrizations:
-        return []
-    return [item for item in parametrizations["weight"] if isinstance(item, Gate)]
+    return [item for item in parametrizations(module) if isinstance(item, Gate)]
 
 
 def trained(model: nn.Module) -> dict[str, Tensor]:
@@ -117,12 +125,6 @@ def passing(module: nn.Module, but: str | None = None) -> Tensor:
         if gate.owner != but:
             kept &= gate.kept(weight)
     return kept
-
-
-def only_locked(module: nn.Module) -> bool:
-    """Whether a parametrized weight passes through nothing but what locks the zeros of earlier stages."""
-    items = module.parametrizations["weight"]  # type: ignore[index]
-    return all(isinstance(item, Gate) and not item.owner for item in items)
 
 
 def lock(model: nn.Module) -> None:
@@ -162,7 +164,7 @@ def bake(model: nn.Module, kind: type[nn.Module] = nn.Module) -> list[tuple[nn.M
         holders.setdefault(id(original(module)), []).append(module)
     for modules in holders.values():
         value = original(modules[0]).detach().clone()
-        for item in modules[0].parametrizations["weight"]:  # type: ignore[index]
+        for item in parametrizations(modules[0]):
             if isinstance(item, kind):
                 value = item(value).detach()
             else:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -61,11 +62,6 @@ class Target:
     role: str
     modules: tuple[nn.Module, ...]
 
-    @property
-    def weight(self) -> Tensor:
-        """The weight as the model sees it: masked, fake-quantized, …"""
-        return weight_of(self.modules[0])
-
 
 def targets(model: PreTrainedModel, family: Family, select: Select) -> list[Target]:
     """The selected weights, each once, in the order of the modules.
@@ -103,10 +99,13 @@ def weight_of(module: nn.Module) -> Tensor:
     return weight
 
 
+def parametrizations(module: nn.Module) -> Sequence[nn.Module]:
+    """What a module's weight passes through, in order; nothing where it is an ordinary parameter."""
+    found: Any = getattr(module, "parametrizations", None)
+    return found["weight"] if found is not None and "weight" in found else ()
+
+
 def original(module: nn.Module) -> Tensor:
     """The trained tensor behind a module's weight, whatever parametrizes it."""
-    parametrizations = getattr(module, "parametrizations", None)
-    if parametrizations is not None and "weight" in parametrizations:
-        tensor: Tensor = parametrizations["weight"].original
-        return tensor
-    return weight_of(module)
+    passed: Any = parametrizations(module)
+    return passed.original if passed else weight_of(module)

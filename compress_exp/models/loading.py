@@ -60,8 +60,7 @@ class Model:
         """
         if self.path:
             check_weights(Path(self.path), f"{key}.path")
-            if "quantization_config" in _read_json(Path(self.path) / "config.json", f"{key}.path"):
-                raise UserError(f"{key}.path: {self.path!r} is compressed already; give the dense weights")
+            _check_dense(Path(self.path), f"{key}.path", self.path)
             self.family(key)
         elif not self.hub and not self.architecture:
             raise UserError(f"{key}.path: set a directory of Hugging Face weights, or {key}.hub to a name on the hub")
@@ -85,6 +84,7 @@ class Model:
                 "check the name and the network, or set model.path to a local directory"
             ) from error
         check_weights(snapshot, "model.hub")
+        _check_dense(snapshot, "model.hub", self.hub)
         return snapshot
 
     def family(self, key: str = "model") -> Family:
@@ -226,6 +226,11 @@ def check_weights(directory: Path, key: str) -> None:
         check_safetensors(file, key)
     if not any((directory / name).is_file() for name in TOKENIZERS):
         raise UserError(f"{key}: {str(directory)!r} has no tokenizer; one of {', '.join(TOKENIZERS)} is needed")
+
+
+def _check_dense(directory: Path, key: str, name: str) -> None:
+    if "quantization_config" in _read_json(directory / "config.json", key):
+        raise UserError(f"{key}: {name!r} is compressed already; give the dense weights")
 
 
 def check_safetensors(file: Path, key: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from compress_exp.config import UserError
+from compress_exp.config import FieldError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -37,7 +37,7 @@ def smaller_tokenizer(tokenizer: PreTrainedTokenizerBase, wanted: Iterable[int])
         wanted: ids.
 
     Raises:
-        UserError: the tokenizer is of another kind.
+        FieldError: the tokenizer is of another kind.
     """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
@@ -46,7 +46,7 @@ def smaller_tokenizer(tokenizer: PreTrainedTokenizerBase, wanted: Iterable[int])
     content: dict[str, Any] = json.loads(backend.to_str()) if backend is not None else {"model": {}}
     kind = content["model"].get("type", type(tokenizer).__name__)
     if kind not in ("WordPiece", "BPE", "Unigram", "WordLevel"):
-        raise UserError(f"method.prune: a tokenizer of type {kind} cannot be made smaller; leave prune/vocabulary out")
+        raise FieldError("", f"a tokenizer of type {kind} cannot be made smaller; leave prune/vocabulary out")
     names: dict[int, str] = {index: token for token, index in tokenizer.get_vocab().items()}
     added = {item["content"] for item in content["added_tokens"]}
     unknown = content["model"].get("unk_token")
@@ -96,9 +96,10 @@ def _renumber(content: dict[str, Any], ids: dict[str, int]) -> None:
         unknown = model["vocab"][model["unk_id"]][0] if model["unk_id"] is not None else None
         model["vocab"] = [entry for entry in model["vocab"] if entry[0] in ids]
         if [entry[0] for entry in model["vocab"]] != list(ids)[: len(model["vocab"])]:
-            raise UserError(
-                "method.prune: added tokens stand among the pieces of this tokenizer, so it cannot be made smaller; "
-                "leave prune/vocabulary out"
+            raise FieldError(
+                "",
+                "added tokens stand among the pieces of this tokenizer, so it cannot be made smaller; leave "
+                "prune/vocabulary out",
             )
         model["unk_id"] = None if unknown is None else ids[unknown]
     else:

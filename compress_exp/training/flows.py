@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from compress_exp.config import UserError
 from compress_exp.methods.base import Method
-from compress_exp.methods.parametrized import Gate, trained
+from compress_exp.methods.parametrized import trained
 from compress_exp.methods.quant.fake import FakeQuantInput
 from compress_exp.training.module import CompressionModule
 
@@ -55,13 +55,6 @@ class PruneFinetuneModule(CompressionModule):
         if self.leader.rounds > 1:
             return (step // self.steps + 1) / self.leader.rounds
         return min(1.0, (step + 1) / self.steps)
-
-    def on_fit_start(self) -> None:
-        """There must be something to prune."""
-        super().on_fit_start()
-        replaced = any(method.replaces_model for method in self.methods)
-        if not replaced and not any(isinstance(module, Gate) for module in self.model.modules()):
-            raise UserError("method.prune.select: no prunable weight matched")
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """As always; the weights to rewind to are kept before the step that they belong to."""

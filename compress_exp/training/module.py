@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from compress_exp.config import TrainConfig, UserError
 from compress_exp.losses.base import Loss
 from compress_exp.methods.base import Method
-from compress_exp.training import ranks
+from compress_exp.training import ranks, seeds
 from compress_exp.training.forward import forward_logits
 from compress_exp.training.rate import rate_factor
 
@@ -85,7 +84,7 @@ class CompressionModule(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """Student, teacher, loss; the step's random numbers depend on (seed, step, rank) alone."""
-        torch.manual_seed(step_seed(self.seed, self.global_step, ranks.rank()))
+        torch.manual_seed(seeds.derived(self.seed, self.global_step, ranks.rank()))
         progress = self.progress(self.global_step)
         with parametrize.cached():
             logits, labels = self.task.targets(forward_logits(self.model, batch), batch)
@@ -112,7 +111,7 @@ class CompressionModule(LightningModule):
         progress = self.progress(self.global_step)
         with torch.no_grad():
             for method in self.methods:
-                method.step(self.model, method.share(progress))
+                method.step(self.model, method.own_progress(progress))
 
     def configure_gradient_clipping(
         self,
@@ -160,6 +159,14 @@ class CompressionModule(LightningModule):
         """Curves go on where they stopped."""
         self.history = checkpoint["history"]
 
+    def finish(self) -> None:
+        """When all steps are done: methods decide what is open, and the last row of the curves tells what came out."""
+        with torch.no_grad():
+            for method in self.methods:
+                method.finish(self.model)
+                if self.history:
+                    self.history[-1] |= method.curves(self.model)
+
     def _ask_teacher(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         if not self._teacher:
             return {}
@@ -194,9 +201,3 @@ def weighted(means: dict[str, Tensor], logits: Tensor) -> dict[str, Tensor]:
     """
     share = ranks.share(len(logits), logits.device)
     return {name: value * share if len(logits) else logits.sum() * 0.0 for name, value in means.items()}
-
-
-def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """A seed for one step that depends on nothing but its arguments."""
-    content = hashlib.blake2b(f"{seed}:{step}:{rank}".encode(), digest_size=7).digest()
-    return int.from_bytes(content, "big")

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from compress_exp.config import UserError
+from compress_exp.config import FieldError
 from compress_exp.models.loading import special_ids
 from compress_exp.models.tokenizers import train_tokenizer
 from compress_exp.models.vocabulary import counts, shrink, smaller_tokenizer
@@ -134,5 +134,5 @@ def test_positions_of_the_same_number_are_left_alone():
 
 
 def test_a_tokenizer_without_a_table_of_entries_is_refused():
-    with pytest.raises(UserError, match="cannot be made smaller"):
+    with pytest.raises(FieldError, match="cannot be made smaller"):
         smaller_tokenizer(object(), [1])

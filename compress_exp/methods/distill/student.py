@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from compress_exp.config import UserError, check_number
+from compress_exp.config import FieldError, check_number
 from compress_exp.layers.blocks import with_layers
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import bake
@@ -38,12 +38,12 @@ def fewer_layers(model: PreTrainedModel, family: Family, counts: dict[str, int])
         counts: layers of each stack of the copy.
 
     Raises:
-        UserError: the model has fewer layers than that.
+        FieldError: the model has fewer layers than that.
     """
     depths = layer_counts(model.config, family)
     for name, count in counts.items():
         if count > depths[name]:
-            raise UserError(f"method.distill.layers: {count} layers are more than the {depths[name]} of the {name}")
+            raise FieldError("layers", f"{count} layers are more than the {depths[name]} of the {name}")
     return with_layers(model, family, {name: kept_layers(depths[name], count) for name, count in counts.items()})
 
 
@@ -99,17 +99,16 @@ class Student(Method):
         after = super().check(facts)
         if self.checkpoint is not None:
             if not facts.first:
-                raise UserError("method.distill.student: a student of its own replaces what came before; put it first")
+                raise FieldError("student", "a student of its own replaces what came before; put it first")
             self.checkpoint.check("method.distill.student")
             config, family = read_config(self.checkpoint), self.checkpoint.family("method.distill.student")
             if family.kind != facts.family.kind:
-                raise UserError(
-                    f"method.distill.student: {self.checkpoint.name} is no {facts.family.kind} as the teacher is"
-                )
+                raise FieldError("student", f"{self.checkpoint.name} is no {facts.family.kind} as the teacher is")
             if facts.vocabulary not in (None, config.vocab_size):
-                raise UserError(
-                    f"method.distill.student: {self.checkpoint.name} has {config.vocab_size} tokens and the teacher "
-                    f"{facts.vocabulary}; take a student with the same tokenizer"
+                raise FieldError(
+                    "student",
+                    f"{self.checkpoint.name} has {config.vocab_size} tokens and the teacher {facts.vocabulary}; "
+                    "take a student with the same tokenizer",
                 )
             heads, neurons = block_sizes(config, family)
             after = replace(after, heads=heads, neurons=neurons, widths=input_widths(config, family))
@@ -117,14 +116,11 @@ class Student(Method):
         counts = self.counts(facts.layers)
         for name in ("encoder", "decoder"):
             if name not in facts.layers and getattr(self, f"{name}_layers") is not None:
-                raise UserError(f"method.distill.{name}_layers: this model has no {name}; use layers")
+                raise FieldError(f"{name}_layers", f"this model has no {name}; use layers")
         for name, count in counts.items():
             if count > facts.layers[name]:
                 key = f"{name}_layers" if getattr(self, f"{name}_layers") else "layers"
-                raise UserError(
-                    f"method.distill.{key}: {count} layers are more than the {facts.layers[name]} "
-                    f"of the teacher's {name}"
-                )
+                raise FieldError(key, f"{count} layers are more than the {facts.layers[name]} of the teacher's {name}")
         return replace(after, layers=counts)
 
     def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
@@ -136,8 +132,9 @@ class Student(Method):
             return student.to(context.device)  # type: ignore[arg-type]
         tokenizer = self.checkpoint.tokenizer(context.task)
         if tokenizer.get_vocab() != context.tokenizer.get_vocab():
-            raise UserError(
-                f"method.distill.student: {self.checkpoint.name} has another vocabulary than the teacher; "
-                "take a student with the same tokenizer"
+            raise FieldError(
+                "student",
+                f"{self.checkpoint.name} has another vocabulary than the teacher; take a student with the same "
+                "tokenizer",
             )
         return self.checkpoint.load(context.task, tokenizer, context.seed).to(context.device)  # type: ignore[arg-type]

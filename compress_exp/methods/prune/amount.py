@@ -72,14 +72,40 @@ class Amount:
         return _checked("megabytes", self.megabytes, share, low / 1e6, high / 1e6)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ToAmount:
+    """What all methods that prune to an amount have as settings.
+
+    Attributes:
+        sparsity: share of what is selected that goes; or
+        parameters: nonzero parameters that are left of the whole model; or
+        megabytes: size of the stored weights in 10⁶ bytes. Exactly one of the three is set.
+    """
+
+    sparsity: float | None = None
+    parameters: int | None = None
+    megabytes: float | None = None
+
+    @property
+    def amount(self) -> Amount:
+        """How much goes."""
+        return Amount(sparsity=self.sparsity, parameters=self.parameters, megabytes=self.megabytes)
+
+
+def shapes_of(facts: Facts, amount: Amount, select: Select) -> PreTrainedModel | None:
+    """The dense model without weights, where they tell what an amount or a selection comes to."""
+    asked = amount.sparsity is None or select != Select()
+    return facts.skeleton() if facts.skeleton is not None and asked else None
+
+
 def check_reach(amount: Amount, select: Select, facts: Facts) -> None:
     """Refuse what the dense model cannot reach by zeros, before anything is loaded.
 
     Raises:
         FieldError: no weight is selected, or no share of the weights selected reaches the amount.
     """
-    if facts.skeleton is not None and (amount.sparsity is None or select != Select()):
-        model = facts.skeleton()
+    model = shapes_of(facts, amount, select)
+    if model is not None:
         amount.share(model, [target.modules[0] for target in targets(model, facts.family, select)])
 
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
-from compress_exp.config import FieldError, UserError, check_choice
+from compress_exp.config import UserError, check_choice
 from compress_exp.methods.base import Context, Facts, Method
-from compress_exp.methods.parametrized import Mask, attach, attached, owned, passing
-from compress_exp.methods.prune.amount import Amount, check_reach
-from compress_exp.methods.prune.ranking import SCOPES, cut, ranked_masks, zeros_of
+from compress_exp.methods.parametrized import Mask, owned, passing, take
+from compress_exp.methods.prune.amount import Amount, ToAmount, check_reach
+from compress_exp.methods.prune.ranking import SCOPES, ranked_masks, zeros_of
 from compress_exp.methods.schedules import SCHEDULES, sparsity_at
 from compress_exp.methods.select import Target, original, targets
 from compress_exp.models.families.base import is_conv1d
@@ -29,33 +29,25 @@ UPDATES = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pruning(Method):
+class Pruning(ToAmount, Method):
     """Zero the weights of smallest score while the rest trains on.
 
     Attributes:
-        sparsity: share of the selected weights that is zero at the end; or
-        parameters: nonzero parameters that are left of the whole model; or
-        megabytes: size of the stored weights in 10⁶ bytes. Exactly one of the three is set.
         scope: "global" compares all weights, "tensor" those of one tensor, "row" those of one output.
         schedule: "one_shot", "cubic", "linear", "exponential" or "geometric"; `end` says when it is done.
+        nested: a pruned weight never comes back.
     """
 
-    sparsity: float | None = None
-    parameters: int | None = None
-    megabytes: float | None = None
     scope: str = "tensor"
     schedule: str = "one_shot"
+
+    nested: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("scope", self.scope, SCOPES)
         check_choice("schedule", self.schedule, SCHEDULES)
         _ = self.amount
-
-    @property
-    def amount(self) -> Amount:
-        """How much is to be pruned."""
-        return Amount(sparsity=self.sparsity, parameters=self.parameters, megabytes=self.megabytes)
 
     def check(self, facts: Facts) -> Facts:
         """Anything dense or already pruned can be pruned (further)."""
@@ -66,14 +58,10 @@ class Pruning(Method):
         """Give every selected weight a mask; one that an earlier stage left is taken over."""
         chosen = targets(model, context.family, self.select)
         scores = self.fixed_scores(model, chosen, context)
-        for index, target in enumerate(chosen):
-            mask = attached(target.modules[0], Mask)
-            if mask is None:
-                mask = Mask(target.weight)
-                attach(target, mask)
-            mask.owner = self.name
+        take(chosen, self.name)
+        for index, (_, mask) in enumerate(owned(model, self.name, Mask)):
             mask.score = None if scores is None else scores[index]
-        self.share_of(model)
+        target_sparsity(self.amount, model, self.name)
         return model
 
     def fixed_scores(self, model: PreTrainedModel, chosen: Sequence[Target], context: Context) -> list[Tensor] | None:
@@ -90,41 +78,46 @@ class Pruning(Method):
 
     def step(self, model: PreTrainedModel, progress: float) -> None:
         """Cut to the sparsity that the schedule asks for now."""
-        if self.rounds == 1:
-            progress = math.ceil(round(progress * UPDATES, 6)) / UPDATES
-        sparsity = sparsity_at(progress, self.share_of(model), self.schedule)
+        moment = self.moment(progress)
         holders = owned(model, self.name, Mask)
-        kept = [mask.mask for _, mask in holders]
-        groups = [kept] if self.scope == "global" else [[mask] for mask in kept]
-        if all(cut(sparsity, group) == zeros_of(group) for group in groups):
+        if float(holders[0][1].ranked_at) == moment:
             return
-        kept = [passing(module) for module, _ in holders]
+        sparsity = sparsity_at(moment, target_sparsity(self.amount, model, self.name), self.schedule)
+        kept = [passing(module, None if self.nested else self.name) for module, _ in holders]
+        set_masks(holders, self.ranked(holders, kept, sparsity), self.name)
+        for _, mask in holders:
+            mask.ranked_at.fill_(moment)
+
+    def moment(self, progress: float) -> float:
+        """The progress for which masks are ranked: by hundredths, or once where nothing changes afterwards."""
+        if self.rounds > 1 or self.rewind is not None:
+            return progress
+        if self.nested and self.schedule == "one_shot":
+            return float(progress > 0.0)
+        return math.ceil(round(progress * UPDATES, 6)) / UPDATES
+
+    def ranked(
+        self,
+        holders: Sequence[tuple[nn.Module, Mask]],
+        kept: Sequence[Tensor],  # bool, in each weight's shape: what may still be kept
+        sparsity: float,
+    ) -> list[Tensor]:  # bool, in each weight's shape
+        """What is kept at a sparsity."""
         scores = [self.score(module, mask) for module, mask in holders]
-        set_masks(holders, ranked([module for module, _ in holders], scores, kept, sparsity, self.scope), self.name)
-
-    def share_of(self, model: PreTrainedModel) -> float:
-        """The final sparsity of the selected weights.
-
-        Raises:
-            UserError: the amount cannot be reached by them.
-        """
-        return share_of(self.amount, model, self.name)
+        return ranked([module for module, _ in holders], scores, kept, sparsity, self.scope)
 
     def curves(self, model: PreTrainedModel) -> dict[str, float]:
         """The sparsity reached, over the selected weights."""
         return {"sparsity": sparsity_of(model, self.name)}
 
 
-def share_of(amount: Amount, model: PreTrainedModel, owner: str) -> float:
+def target_sparsity(amount: Amount, model: PreTrainedModel, owner: str) -> float:
     """The share of a method's weights that an amount wants to be zero.
 
     Raises:
-        UserError: it cannot be reached by them.
+        FieldError: it cannot be reached by them.
     """
-    try:
-        return amount.share(model, [module for module, _ in owned(model, owner, Mask)])
-    except FieldError as error:
-        raise UserError(f"method.prune.{error}") from error
+    return amount.share(model, [module for module, _ in owned(model, owner, Mask)])
 
 
 def sparsity_of(model: PreTrainedModel, owner: str) -> float:
@@ -170,6 +163,6 @@ def refuse_empty(masks: Sequence[Tensor], name: str) -> None:
     """
     if not all(bool(mask.any()) for mask in masks):
         raise UserError(
-            f"method.prune: {name} prunes a whole tensor to nothing; prune less (a smaller sparsity or strength), or "
-            "compare the weights of each tensor with each other (method.prune.scope=tensor)"
+            f"{name} prunes a whole tensor to nothing; prune less (a smaller sparsity or strength), or compare the "
+            "weights of each tensor with each other (scope=tensor)"
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from compress_exp.config import FieldError, UserError, check_number
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.calibration import Statistic, stream
-from compress_exp.methods.parametrized import Mask, attach, attached, passing
-from compress_exp.methods.prune.amount import Amount, check_reach
-from compress_exp.methods.prune.base import share_of, sparsity_of
+from compress_exp.methods.parametrized import Mask, attached, passing, take
+from compress_exp.methods.prune.amount import ToAmount, check_reach
+from compress_exp.methods.prune.base import sparsity_of, target_sparsity
 from compress_exp.methods.select import OUTSIDE_BLOCKS, Target, original, targets
 from compress_exp.models.families.base import is_conv1d
 
@@ -28,41 +28,30 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibratedPruning(Method, ABC):
+class CalibratedPruning(ToAmount, Method, ABC):
     """Zero weights by what their inputs are, every tensor to the same sparsity.
 
     Attributes:
-        sparsity: share of the selected weights that is zero; or
-        parameters: nonzero parameters that are left of the whole model; or
-        megabytes: size of the stored weights in 10⁶ bytes. Exactly one of the three is set.
         calibration: batches of 32 training rows that the inputs are taken from.
     """
 
-    sparsity: float | None = None
-    parameters: int | None = None
-    megabytes: float | None = None
     calibration: int = 16
+
+    unused: ClassVar[tuple[str, ...]] = ("start", "end", "rounds", "rewind")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("calibration", self.calibration, 1)
-        for name, usual in (("start", 0.0), ("end", 1.0), ("rounds", 1), ("rewind", None)):
-            if getattr(self, name) != usual:
-                raise FieldError(name, f"{self.name} prunes once, before any training; leave it as it is ({usual})")
         _ = self.amount
-
-    @property
-    def amount(self) -> Amount:
-        """How much is to be pruned."""
-        return Amount(sparsity=self.sparsity, parameters=self.parameters, megabytes=self.megabytes)
 
     def check(self, facts: Facts) -> Facts:
         """Anything dense or already pruned can be pruned (further), inside the blocks."""
         for role in self.select.roles or ():
             if role in OUTSIDE_BLOCKS:
-                raise UserError(
-                    f"method.prune.select.roles: {self.name} goes through the blocks, {role!r} lies outside; "
-                    "leave it out, or take prune/magnitude"
+                raise FieldError(
+                    "select.roles",
+                    f"{self.name} goes through the blocks, {role!r} lies outside; "
+                    "leave it out, or take prune/magnitude",
                 )
         check_reach(self.amount, self.select, facts)
         return replace(super().check(facts), pruned=True)
@@ -70,13 +59,8 @@ class CalibratedPruning(Method, ABC):
     def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
         """Give every selected weight its final mask; one that an earlier stage left is taken over."""
         chosen = targets(model, context.family, self.select)
-        for target in chosen:
-            mask = attached(target.modules[0], Mask)
-            if mask is None:
-                mask = Mask(target.weight)
-                attach(target, mask)
-            mask.owner = self.name
-        sparsity = share_of(self.amount, model, self.name)
+        take(chosen, self.name)
+        sparsity = target_sparsity(self.amount, model, self.name)
         if sparsity:
             self.prune(model, context, chosen, sparsity)
         return model
@@ -88,24 +72,29 @@ class CalibratedPruning(Method, ABC):
             return self.gather(target, rows(target.modules[0], original(target.modules[0])).shape[1], context.device)
 
         def compress(target: Target, statistic: Statistic) -> None:
-            self.set(target.modules[0], statistic, sparsity)
+            self.set(target, statistic, sparsity)
 
         stream(model, context.family, context.calibration(self.calibration), chosen, gather, compress)
 
-    def set(self, module: nn.Module, statistic: Statistic | None, sparsity: float) -> None:
+    def set(self, target: Target, statistic: Statistic | None, sparsity: float) -> None:
         """Decide one mask, and write what becomes of the weight.
 
         Raises:
-            UserError: nothing would be left.
+            UserError: nothing would be left, or the inputs are not finite.
         """
+        module = target.modules[0]
         mask = attached(module, Mask)
         assert mask is not None
         trained = original(module).data
         kept = rows(module, passing(module))
-        weight, new = self.cut(rows(module, trained), kept, statistic, sparsity)
+        try:
+            weight, new = self.cut(rows(module, trained), kept, statistic, sparsity)
+        except ValueError as error:
+            raise UserError(f"{self.name}: {target.names[0]}: {error}") from error
         if not bool(new.any()):
             raise UserError(
-                f"method.prune: {self.name} at sparsity {sparsity:.3g} prunes a whole tensor to nothing; prune less"
+                f"{self.name} at sparsity {sparsity:.3g} prunes {target.names[0]} to nothing; prune less, or leave it "
+                "out by select"
             )
         mask.mask.copy_(rows(module, new))
         trained.copy_(rows(module, weight))

@@ -3,7 +3,7 @@
 Hard concrete gates (see `compress_exp.methods.prune.l0`) multiply every attention head, every feed-forward neuron, and
 each attention and feed-forward part as a whole; a unit is open where its own gate and its part's are. The share ŝ that
 is expected to go follows the target t, which rises linearly until `end`, by the penalty λ₁(ŝ − t) + λ₂(ŝ − t)², whose
-multipliers ascend while all else descends. At the last step units are ranked by how open they are, exactly the amount
+multipliers ascend while all else descends. After training units are ranked by how open they are, exactly the amount
 goes, and the tensors shrink; what was half open is multiplied in.
 Deviations: no gate on hidden dimensions; every part keeps one head or `multiple` neurons, closed parts too; the paper's
 layer distillation is the loss's affair (`loss=soft_targets`) and its final finetuning another stage's
@@ -16,24 +16,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from compress_exp.config import FieldError, UserError, check_number
+from compress_exp.config import FieldError, check_number
 from compress_exp.layers.heads import attentions
 from compress_exp.layers.neurons import feed_forwards
 from compress_exp.layers.shapes import settle
 from compress_exp.layers.slices import Slice
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import Gate, bake, owned
-from compress_exp.methods.prune.amount import Amount, content
+from compress_exp.methods.prune.amount import ToAmount, content, shapes_of
 from compress_exp.methods.prune.l0 import OPEN, open_probability, sampled, stretched
-from compress_exp.methods.prune.units import Unit, check_reach, chosen, entries_of, how_many, in_order
-from compress_exp.methods.select import Select
+from compress_exp.methods.prune.units import Unit, check_removable, chosen, how_many, in_order
 from compress_exp.models.families.base import Family, family_of, is_conv1d
+from compress_exp.training import seeds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,8 +53,8 @@ class UnitGate(Gate):
     Attributes:
         log_alpha: one per unit.
         whole: that of the part as a whole.
-        costs: entries of each unit.
-        keep: what stays, (units,), decided at the last step.
+        costs: of each unit, as `Slice.costs` gives them before it is gated, (units, 3).
+        keep: what stays, (units,), decided when the training is over.
         draw: the number of the present draw, from which every evaluation within a step draws the same gates.
     """
 
@@ -67,7 +67,7 @@ class UnitGate(Gate):
         self.axis = axis
         self.log_alpha = nn.Parameter(torch.full((part.count,), OPEN))
         self.whole = nn.Parameter(torch.tensor(OPEN))
-        self.register_buffer("costs", part.costs()[:, 0].float())
+        self.register_buffer("costs", part.costs())
         self.register_buffer("keep", torch.ones(part.count, dtype=torch.bool))
         self.register_buffer("draw", torch.tensor(seed))
 
@@ -98,34 +98,37 @@ class UnitGate(Gate):
 
 
 class Multipliers(nn.Module):
-    """λ₁ and λ₂ of the Lagrangian, and the share that is to go."""
+    """λ₁ and λ₂ of the Lagrangian.
+
+    Args:
+        target: the share that is to go.
+        content: parameters and bytes of the model before anything goes.
+    """
 
     target: Tensor
+    content: Tensor
 
-    def __init__(self, target: float) -> None:
+    def __init__(self, target: float, content: tuple[float, float]) -> None:
         super().__init__()
+        self.register_buffer("content", torch.tensor(content, dtype=torch.float64))
         self.linear = nn.Parameter(torch.zeros(()))
         self.square = nn.Parameter(torch.zeros(()))
         self.register_buffer("target", torch.tensor(target))
 
 
 @dataclass(frozen=True, kw_only=True)
-class CofiPruning(Method):
+class CofiPruning(ToAmount, Method):
     """Close heads, neurons and whole parts together, to an amount.
 
     Attributes:
-        sparsity: share of the parameters of heads and feed-forward neurons that goes; or
-        parameters: parameters that are left of the whole model; or
-        megabytes: size of the stored weights in 10⁶ bytes. Exactly one of the three is set.
         score_learning_rate: of gates and multipliers, which follow the same warm-up and decay as the weights.
         multiple: what is left of a layer's neurons is a multiple of it.
     """
 
-    sparsity: float | None = None
-    parameters: int | None = None
-    megabytes: float | None = None
     score_learning_rate: float = 0.1
     multiple: int = 8
+
+    unused: ClassVar[tuple[str, ...]] = ("rounds", "rewind")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -133,29 +136,24 @@ class CofiPruning(Method):
         check_number("multiple", self.multiple, 1)
         if not self.trains:
             raise FieldError("train", "gates are learned; set max_steps or epochs above 0")
-        if self.trainings > 1:
-            raise FieldError("rounds", f"{self.name} prunes in one training; set 1, and rewind null")
         _ = self.amount
-
-    @property
-    def amount(self) -> Amount:
-        """How much is to go."""
-        return Amount(sparsity=self.sparsity, parameters=self.parameters, megabytes=self.megabytes)
 
     def check(self, facts: Facts) -> Facts:
         """Layers may differ afterwards."""
-        if facts.skeleton is not None and (self.sparsity is None or self.select != Select()):
-            model = facts.skeleton()
-            check_reach(self.amount, self._parts(model, facts.family), self.multiple, model)
+        model = shapes_of(facts, self.amount, self.select)
+        if model is not None:
+            check_removable(self.amount, self._parts(model, facts.family), self.multiple, model)
         return replace(super().check(facts), heads=None, neurons=None, widths={})
 
     def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
         """Gate every part, and find the share that the amount means."""
         parts = self._parts(model, context.family)
-        going, entries = self._going(model, parts, [torch.ones(part.count) for part in parts])
-        model.add_module(MULTIPLIERS, Multipliers(sum(unit.costs[0] for unit in going) / entries).to(context.device))
+        costs, whole = [part.costs() for part in parts], content(model)
+        going = self._going(parts, [torch.ones(part.count) for part in parts], costs, *whole)
+        share = sum(unit.costs[0] for unit in going) / float(torch.cat(costs)[:, 0].sum())
+        model.add_module(MULTIPLIERS, Multipliers(share, whole).to(context.device))
         for index, part in enumerate(parts):
-            gate = UnitGate(part, 0 if is_conv1d(part.output) else 1, (context.seed * 1_000_003 + index) * 1_000_003)
+            gate = UnitGate(part, 0 if is_conv1d(part.output) else 1, seeds.derived(context.seed, index))
             gate.owner = self.name
             parametrize.register_parametrization(part.output, "weight", gate.to(context.device))
         return model
@@ -169,32 +167,33 @@ class CofiPruning(Method):
 
     def penalty(self, model: PreTrainedModel, progress: float) -> Tensor:
         """λ₁(ŝ − t) + λ₂(ŝ − t)²."""
-        multipliers = model.get_submodule(MULTIPLIERS)
-        assert isinstance(multipliers, Multipliers)
-        beyond = self.expected(model) - self.share(progress) * multipliers.target
+        multipliers = self._multipliers(model)
+        beyond = self.expected(model) - self.own_progress(progress) * multipliers.target
         return multipliers.linear * beyond + multipliers.square * beyond.square()
 
     def expected(self, model: PreTrainedModel) -> Tensor:
         """ŝ, the share of the parameters whose gates are expected to be closed."""
         gates = [gate for _, gate in owned(model, self.name, UnitGate)]
-        left = torch.stack([(gate.openness() * gate.costs).sum() for gate in gates]).sum()
-        return 1 - left / torch.stack([gate.costs.sum() for gate in gates]).sum()
-
-    def step(self, model: PreTrainedModel, progress: float) -> None:
-        """At the last step, decide what goes."""
-        if progress < 1.0:
-            return
-        gates = {id(module): gate for module, gate in owned(model, self.name, UnitGate)}
-        parts = self._parts(model, family_of(model.config.model_type))
-        openness = [gates[id(part.output)].openness().double().cpu() for part in parts]
-        for unit in self._going(model, parts, openness)[0]:
-            for part, members in unit.members:
-                gates[id(part.output)].keep[list(members)] = False
+        entries = torch.cat([gate.costs[:, 0] for gate in gates]).float()
+        return 1 - (torch.cat([gate.openness() for gate in gates]) * entries).sum() / entries.sum()
 
     def after_step(self, model: PreTrainedModel, learning_rate: float) -> None:
         """The next draw."""
         for _, gate in owned(model, self.name, UnitGate):
             gate.draw += 1
+
+    def finish(self, model: PreTrainedModel) -> None:
+        """Decide what goes."""
+        gates = {id(module): gate for module, gate in owned(model, self.name, UnitGate)}
+        parts = self._parts(model, family_of(model.config.model_type))
+        own = [gates[id(part.output)] for part in parts]
+        openness = [gate.openness().double().cpu() for gate in own]
+        whole = self._multipliers(model).content.tolist()
+        for gate in own:
+            gate.keep.fill_(True)
+        for unit in self._going(parts, openness, [gate.costs.cpu() for gate in own], *whole):
+            for part, members in unit.members:
+                gates[id(part.output)].keep[list(members)] = False
 
     def convert(self, model: PreTrainedModel) -> PreTrainedModel:
         """Multiply the gates in and remove what is closed."""
@@ -221,17 +220,23 @@ class CofiPruning(Method):
     def _parts(self, model: PreTrainedModel, family: Family) -> list[Slice]:
         return chosen([*attentions(model, family), *feed_forwards(model, family)], self.select)
 
+    def _multipliers(self, model: PreTrainedModel) -> Multipliers:
+        multipliers = model.get_submodule(MULTIPLIERS)
+        assert isinstance(multipliers, Multipliers)
+        return multipliers
+
     def _going(
-        self, model: PreTrainedModel, parts: Sequence[Slice], openness: Sequence[Tensor]
-    ) -> tuple[list[Unit], float]:
-        """What is to go, the most closed first, and the entries of all parts."""
+        self,
+        parts: Sequence[Slice],
+        openness: Sequence[Tensor],
+        costs: Sequence[Tensor],
+        parameters: float,
+        size: float,
+    ) -> list[Unit]:
+        """What is to go, the most closed first."""
         ranked: list[tuple[float, Unit]] = []
-        for part, score in zip(parts, openness, strict=True):
-            units = in_order([part], [score], "global", self.multiple if part.unit == "neuron" else 1)
+        for part, score, cost in zip(parts, openness, costs, strict=True):
+            units = in_order([part], [score], [cost], "global", self.multiple if part.unit == "neuron" else 1)
             ranked += [(float(score[list(unit.members[0][1])].mean()), unit) for unit in units]
         units = [unit for _, unit in sorted(ranked, key=lambda item: item[0])]
-        entries = entries_of(parts)
-        try:
-            return units[: how_many(self.amount, units, entries, *content(model))], entries
-        except FieldError as error:
-            raise UserError(f"method.{self.family}.{error}") from error
+        return units[: how_many(self.amount, units, float(torch.cat(list(costs))[:, 0].sum()), parameters, size)]

@@ -10,16 +10,18 @@ remove them).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
 from compress_exp.config import check_choice
 from compress_exp.methods.base import Context
 from compress_exp.methods.parametrized import Mask, owned
-from compress_exp.methods.prune.l1 import Proximal, set_strength
+from compress_exp.methods.prune.l1 import Proximal, proximal
 from compress_exp.methods.prune.penalty import PenaltyPruning
+from compress_exp.methods.prune.ranking import ranked_groups
 from compress_exp.methods.select import Target, original
 from compress_exp.models.families.base import output_axis
 
@@ -49,20 +51,16 @@ class GroupLassoPruning(PenaltyPruning):
     strength: float | None = None
     group: str = "row"
 
+    unused: ClassVar[tuple[str, ...]] = ("start", "end", "rounds", "rewind")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("group", self.group, ("row", "column"))
         check_choice("scope", self.scope, ("tensor", "global"))
 
-    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
-        """Gate every selected weight, and choose λ."""
-        model = super().prepare(model, context)
-        set_strength(model, self, context)
-        return model
-
     def gate(self, target: Target, index: int, context: Context) -> Mask:
         """All open."""
-        return Proximal(target.weight)
+        return proximal(self, target, context)
 
     def axis(self, module: nn.Module) -> int:
         """The axis of the weight whose every index is a group."""
@@ -73,13 +71,18 @@ class GroupLassoPruning(PenaltyPruning):
         weight, axis = original(module), self.axis(module)
         return weight.norm(dim=1 - axis) / math.sqrt(weight.shape[1 - axis])
 
-    def reduced(self, module: nn.Module, kept: Tensor) -> Tensor:
-        """Whether anything of each group is kept."""
-        return kept.any(dim=1 - self.axis(module))
-
-    def spread(self, module: nn.Module, kept: Tensor) -> Tensor:
-        """Every weight of a group as the group."""
-        return kept.unsqueeze(1 - self.axis(module)).expand_as(original(module))
+    def trimmed(
+        self,
+        holders: Sequence[tuple[nn.Module, Mask]],
+        kept: Sequence[Tensor],  # bool, in each weight's shape: what the penalty left
+        sparsity: float,
+    ) -> list[Tensor]:  # bool, in each weight's shape
+        """The groups of smallest root mean square whose weights add up to the sparsity go."""
+        axes = [1 - self.axis(module) for module, _ in holders]
+        counts = [mask.sum(axis) for mask, axis in zip(kept, axes, strict=True)]
+        scores = [self.importance(module, gate) for module, gate in holders]
+        groups = ranked_groups(scores, counts, [mask.numel() for mask in kept], sparsity, self.scope)
+        return [group.unsqueeze(axis) & mask for group, axis, mask in zip(groups, axes, kept, strict=True)]
 
     def after_step(self, model: PreTrainedModel, learning_rate: float) -> None:
         """The proximal step."""

@@ -18,7 +18,7 @@ from compress_exp.layers.slices import Slice
 from compress_exp.methods.base import Context, Facts
 from compress_exp.methods.prune.importance import gate_gradients, normalised
 from compress_exp.methods.prune.removal import Removal
-from compress_exp.methods.prune.units import SCOPES, Unit, check_reach, chosen, in_order
+from compress_exp.methods.prune.units import SCOPES, Unit, check_removable, chosen, in_order
 from compress_exp.models.families.base import Family
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class HeadPruning(Removal):
 
     def reach(self, model: PreTrainedModel, family: Family) -> None:
         """With all heads but the last of each layer."""
-        check_reach(self.amount, chosen(attentions(model, family), self.select), 1, model)
+        check_removable(self.amount, chosen(attentions(model, family), self.select), 1, model)
 
     def cut(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
         """Remove the heads of smallest I_h from the selected attention modules."""
@@ -58,4 +58,6 @@ def head_units(
     model: PreTrainedModel, parts: Sequence[Slice], context: Context, calibration: int, scope: str
 ) -> list[Unit]:
     """Heads in the order of their normalised importance."""
-    return in_order(parts, normalised(gate_gradients(model, parts, context, calibration)), scope)
+    return in_order(
+        parts, normalised(gate_gradients(model, parts, context, calibration)), [part.costs() for part in parts], scope
+    )

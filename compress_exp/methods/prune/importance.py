@@ -12,8 +12,8 @@ from torch.nn import functional
 from compress_exp.layers.slices import Slice
 from compress_exp.losses.task import hard_loss
 from compress_exp.methods.base import Context
+from compress_exp.methods.calibration import decoder_positions, evaluating, source_positions
 from compress_exp.models.families.base import Family
-from compress_exp.tasks.base import IGNORED
 from compress_exp.training import ranks
 from compress_exp.training.forward import forward_logits
 
@@ -36,8 +36,6 @@ def gate_gradients(
         context: gives task and batches of 32 training rows.
         count: batches.
     """
-    was_training = model.training
-    model.eval()
     sums = [torch.zeros(part.count, dtype=torch.float64, device=context.device) for part in parts]
     rows = 0
     for batch in context.calibration(count):
@@ -45,7 +43,7 @@ def gate_gradients(
         gates = [torch.ones(size, part.count, device=context.device, requires_grad=True) for part in parts]
         handles = [_multiply(part.output, gate) for part, gate in zip(parts, gates, strict=True)]
         try:
-            with torch.enable_grad():
+            with evaluating(model), torch.enable_grad():
                 logits, labels = context.task.targets(forward_logits(model, batch), batch)
                 # Of the sum, so that no row weighs less for its neighbours; a rank's share may hold no position.
                 loss = hard_loss(logits, labels) * len(labels) if len(labels) else logits.sum() * 0.0
@@ -56,7 +54,6 @@ def gate_gradients(
         rows += size
         for total, gradient in zip(sums, gradients, strict=True):
             total += gradient.abs().sum(0, dtype=torch.float64)
-    model.train(was_training)
     seen = ranks.all_sum(torch.tensor(float(rows), device=context.device))
     return [ranks.all_sum(total) / seen for total in sums]
 
@@ -97,8 +94,6 @@ def influences(model: PreTrainedModel, family: Family, context: Context, count: 
     Returns:
         For each stack one number in [0, 2] a layer; a stack of one shared block is left out.
     """
-    was_training = model.training
-    model.eval()
     places = {
         name: (stack.name, int(name.rpartition(".")[2]))
         for name, _ in model.named_modules()
@@ -107,28 +102,23 @@ def influences(model: PreTrainedModel, family: Family, context: Context, count: 
     }
     sums = {place: torch.zeros(2, dtype=torch.float64, device=context.device) for place in places.values()}
     for batch in context.calibration(count):
-        masks = _masks(batch, family)
+        source = source_positions(batch)
+        masks = {"encoder": source, "decoder": decoder_positions(batch) if len(family.stacks) > 1 else source}
         handles = [
             model.get_submodule(name).register_forward_hook(_observe(sums[place], masks[place[0]]), with_kwargs=True)
             for name, place in places.items()
         ]
         try:
-            with torch.no_grad():
+            with evaluating(model), torch.no_grad():
                 forward_logits(model, batch)
         finally:
             for handle in handles:
                 handle.remove()
-    model.train(was_training)
     found: dict[str, list[float]] = {}
     for (stack_name, _), total in sorted(sums.items()):
         total = ranks.all_sum(total)
         found.setdefault(stack_name, []).append(float(total[0] / total[1]))
     return found
-
-
-def _masks(batch: dict[str, Tensor], family: Family) -> dict[str, Tensor]:
-    encoder = batch["attention_mask"].bool()
-    return {"encoder": encoder, "decoder": batch["labels"] != IGNORED if len(family.stacks) > 1 else encoder}
 
 
 def _observe(total: Tensor, mask: Tensor) -> Any:

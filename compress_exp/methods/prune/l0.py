@@ -4,7 +4,7 @@ Every weight is multiplied by z = clip(s·(ζ − γ) + γ, 0, 1), s = σ((log u
 β = 2/3, γ = −0.1, ζ = 1.1; the penalty is λ·Σ P(z ≠ 0) / n, P(z ≠ 0) = σ(log α − β·log(−γ/ζ)), with n the 85 million
 weights of BERT-base's blocks, so that a strength presses on each weight alike whatever the model. Outside training, and
 in what is exported, z = clip(σ(log α)·(ζ − γ) + γ, 0, 1). Defaults are those of Sanh et al. (2020, arXiv:2005.07683)
-for BERT-base: log α = 2.197 at first, λ = 125, learning rate of log α 0.1.
+for BERT-base: log α = 2.197 at first, λ = 125, learning rate of log α 0.1. λ rises linearly from `start` to `end`.
 Cost: a float32 log α with Adam's two moments for every weight, a random number for each in every step.
 """
 
@@ -21,7 +21,8 @@ from compress_exp.config import check_number
 from compress_exp.methods.base import Context
 from compress_exp.methods.parametrized import Mask, owned
 from compress_exp.methods.prune.penalty import BERT_BASE, PenaltyPruning
-from compress_exp.methods.select import Target
+from compress_exp.methods.select import Target, original
+from compress_exp.training import seeds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -104,8 +105,8 @@ class L0Pruning(PenaltyPruning):
         check_number("score_learning_rate", self.score_learning_rate, 0)
 
     def gate(self, target: Target, index: int, context: Context) -> Mask:
-        """Gates that are open with a probability of 0.9 at s."""
-        return HardConcrete(target.weight, (context.seed * 1_000_003 + index) * 1_000_003)
+        """Gates that are open with a probability of 0.98."""
+        return HardConcrete(original(target.modules[0]), seeds.derived(context.seed, index))
 
     def importance(self, module: nn.Module, gate: Mask) -> Tensor:
         """log α."""
@@ -120,7 +121,7 @@ class L0Pruning(PenaltyPruning):
     def penalty(self, model: PreTrainedModel, progress: float) -> Tensor:
         """λ·Σ P(z ≠ 0) / n."""
         chances = [open_probability(gate.log_alpha).sum() for _, gate in owned(model, self.name, HardConcrete)]
-        return self.share(progress) * (self.strength or 0.0) * torch.stack(chances).sum() / BERT_BASE
+        return self.own_progress(progress) * (self.strength or 0.0) * torch.stack(chances).sum() / BERT_BASE
 
     def after_step(self, model: PreTrainedModel, learning_rate: float) -> None:
         """The next draw."""

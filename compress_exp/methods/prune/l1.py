@@ -11,7 +11,7 @@ Cost: nothing but the step.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +39,10 @@ def choose_strength(
     budget: TrainConfig,
     steps: int,
 ) -> float:
-    """The λ whose steps sum to the median size over a training, or the least that holds weights at zero."""
-    factors = sum(rate_factor(step, steps, budget.warmup) for step in range(steps))
-    return max(LEAST, float(sizes.median()) / (budget.learning_rate * factors))
+    """The λ whose steps sum to the median size of what is not zero, or the least that holds weights at zero."""
+    rates = budget.learning_rate * sum(rate_factor(step, steps, budget.warmup) for step in range(steps))
+    left = sizes[sizes > 0]
+    return max(LEAST, float(left.median()) / rates) if rates and len(left) else LEAST
 
 
 class Proximal(Mask):
@@ -62,14 +63,16 @@ class Proximal(Mask):
         return self.mask & (weight != 0)
 
 
-def set_strength(model: PreTrainedModel, method: PenaltyPruning, context: Context) -> None:
-    """Tell every gate of a method its λ, chosen by the sizes of the weights or groups where none is given."""
-    for module, gate in owned(model, method.name, Proximal):
-        strength = method.strength
-        if strength is None:
-            sizes = method.importance(module, gate).detach().flatten()
-            strength = choose_strength(sizes, method.train, context.steps)
-        gate.strength.fill_(strength)
+def proximal(method: PenaltyPruning, target: Target, context: Context) -> Proximal:
+    """A gate with the method's λ, chosen by the sizes of the weights or groups where none is given."""
+    module = target.modules[0]
+    gate = Proximal(original(module))
+    strength = method.strength
+    if strength is None:
+        sizes = method.importance(module, gate).detach().flatten()
+        strength = choose_strength(sizes, method.train, context.steps)
+    gate.strength.fill_(strength)
+    return gate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,15 +81,11 @@ class L1Pruning(PenaltyPruning):
 
     strength: float | None = None
 
-    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
-        """Gate every selected weight, and choose λ."""
-        model = super().prepare(model, context)
-        set_strength(model, self, context)
-        return model
+    unused: ClassVar[tuple[str, ...]] = ("start", "end", "rounds", "rewind")
 
     def gate(self, target: Target, index: int, context: Context) -> Mask:
         """All open."""
-        return Proximal(target.weight)
+        return proximal(self, target, context)
 
     def importance(self, module: nn.Module, gate: Mask) -> Tensor:
         """|w|."""

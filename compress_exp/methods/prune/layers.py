@@ -10,13 +10,13 @@ and faster, not smaller. Cost: one forward pass over 16 batches of 32 training r
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import nn
 
-from compress_exp.config import FieldError, UserError, check_choice
+from compress_exp.config import FieldError, check_choice
 from compress_exp.layers.blocks import with_layers
 from compress_exp.methods.base import Context, Facts
 from compress_exp.methods.prune.amount import content, told
@@ -76,15 +76,15 @@ class LayerPruning(Removal):
             counts = counts_of(facts.layers, self.sparsity)
             if self.sparsity and counts == facts.layers:
                 told = ", ".join(f"{depth} in the {name}" for name, depth in facts.layers.items())
-                raise UserError(
-                    f"method.{self.family}.sparsity: {self.sparsity:g} is less than one layer ({told}); "
-                    f"at least {0.5 / max(facts.layers.values()):.3g} is needed"
+                least = 0.5 / max(facts.layers.values())
+                raise FieldError(
+                    "sparsity", f"{self.sparsity:g} is less than one layer ({told}); at least {least:.3g} is needed"
                 )
             return replace(after, layers=counts)
         if any(stack.shared for stack in facts.family.stacks):
-            raise UserError(
-                f"method.{self.family}: one block serves every layer of this model, so that no parameter goes with "
-                f"them; set method.{self.family}.sparsity"
+            raise FieldError(
+                "parameters" if self.megabytes is None else "megabytes",
+                "one block serves every layer of this model, so that no parameter goes with them; set sparsity instead",
             )
         return after
 
@@ -115,7 +115,10 @@ class LayerPruning(Removal):
             return layers(counts_of(depths, self.sparsity))
         steps = sorted({gone / depth for depth in depths.values() for gone in range(depth)})
         choices = [layers(counts_of(depths, share)) for share in steps]
-        left = [self._left(model, family, kept) for kept in choices]
+        whole, sizes = self._measure(model), self._sizes(model, family)
+        left = [
+            whole - sum(size for (name, layer), size in sizes.items() if layer not in kept[name]) for kept in choices
+        ]
         name, value = ("parameters", self.parameters) if self.megabytes is None else ("megabytes", self.megabytes)
         assert value is not None
         slack = max((abs(a - b) for a, b in zip(left, left[1:], strict=False)), default=0.0) / 2
@@ -125,16 +128,18 @@ class LayerPruning(Removal):
             raise FieldError(name, f"{told(name, value)} cannot be reached by dropping layers; {can}")
         return choices[nearest]
 
-    def _left(self, model: PreTrainedModel, family: Family, kept: dict[str, list[int]]) -> float:
-        """Parameters or megabytes of the model with these layers."""
-        parameters, size = content(model)
+    def _sizes(self, model: PreTrainedModel, family: Family) -> dict[tuple[str, int], float]:
+        """Parameters or megabytes of every layer, by its stack and number."""
+        sizes: dict[tuple[str, int], float] = {}
         for name, module in model.named_modules():
             stack = family.stack_of(f"{name}.")
             if stack is None or family.block_of(f"{name}.") != name:
                 continue
-            if int(name.rpartition(".")[2]) not in kept[stack.name]:
-                # A table in a block is T5's relative bias, which stays.
-                tables = {id(table.weight) for table in module.modules() if isinstance(table, nn.Embedding)}
-                own = content(module, tables)
-                parameters, size = parameters - own[0], size - own[1]
+            # A table in a block is T5's relative bias, which stays.
+            tables = {id(table.weight) for table in module.modules() if isinstance(table, nn.Embedding)}
+            sizes[stack.name, int(name.rpartition(".")[2])] = self._measure(module, tables)
+        return sizes
+
+    def _measure(self, module: nn.Module, but: Set[int] = frozenset()) -> float:
+        parameters, size = content(module, but)
         return parameters if self.megabytes is None else size / 1e6

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from compress_exp.config import FieldError, UserError
+from compress_exp.config import FieldError
 from compress_exp.methods.base import Context, Facts
 from compress_exp.methods.parametrized import Mask, owned, trained
 from compress_exp.methods.prune.base import Pruning
@@ -57,10 +57,10 @@ class LotteryTicket(Pruning):
         """It begins before the baseline was trained, so nothing can come before it.
 
         Raises:
-            UserError: it is not the first stage.
+            FieldError: it is not the first stage.
         """
         if not facts.first:
-            raise UserError(f"method.prune: {self.name} starts from the pretrained weights; put it first")
+            raise FieldError("", f"{self.name} starts from the pretrained weights; put it first")
         return super().check(facts)
 
     def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:

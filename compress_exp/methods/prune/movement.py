@@ -9,19 +9,18 @@ Cost: a float32 score with Adam's two moments for every weight (every block).
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from compress_exp.config import FieldError, check_number
+from compress_exp.config import FieldError, check_choice, check_number
 from compress_exp.methods.base import Context
-from compress_exp.methods.parametrized import Mask, attach, owned, passing
-from compress_exp.methods.prune.base import UPDATES, Pruning, ranked, set_masks
-from compress_exp.methods.schedules import sparsity_at
-from compress_exp.methods.select import targets
+from compress_exp.methods.parametrized import Mask, attach, owned
+from compress_exp.methods.prune.base import Pruning, target_sparsity
+from compress_exp.methods.prune.ranking import ranked_groups
+from compress_exp.methods.select import original, targets
 from compress_exp.models.families.base import is_conv1d
 
 if TYPE_CHECKING:
@@ -35,18 +34,13 @@ class MovementGate(Mask):
         weight: what it gates, (out, in), or (in, out) for a Conv1D.
         block: rows and columns of the weight that share a score.
 
-    Attributes:
-        tick: when it was ranked last.
     """
-
-    tick: Tensor
 
     def __init__(self, weight: Tensor, block: tuple[int, int] = (1, 1)) -> None:
         super().__init__(weight)
         self.block = block
         grid = [-(-size // step) for size, step in zip(weight.shape, block, strict=True)]
         self.scores = nn.Parameter(weight.new_zeros(grid))
-        self.register_buffer("tick", torch.tensor(-1))
 
     def forward(self, weight: Tensor) -> Tensor:
         """W ⊙ M; the difference is zero in value, and its gradient is that of the scores."""
@@ -63,17 +57,16 @@ class MovementGate(Mask):
         height, width = self.mask.shape
         return grid.repeat_interleave(rows, 0)[:height].repeat_interleave(columns, 1)[:, :width]
 
-    def blocks(
+    def counts(
         self,
         kept: Tensor,  # bool, one entry per weight
-    ) -> Tensor:  # bool, one entry per block
-        """Whether anything of each block may be kept."""
-        if self.block == (1, 1):
-            return kept
-        grid = torch.zeros_like(self.scores, dtype=torch.bool)
-        places = kept.nonzero() // torch.tensor(self.block, device=kept.device)
-        grid[places[:, 0], places[:, 1]] = True
-        return grid
+    ) -> Tensor:  # one entry per block
+        """How many weights of each block may be kept."""
+        rows, columns = self.block
+        height, width = self.scores.shape
+        whole = kept.new_zeros(height * rows, width * columns)
+        whole[: kept.shape[0], : kept.shape[1]] = kept
+        return whole.view(height, rows, width, columns).sum((1, 3))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +81,9 @@ class MovementPruning(Pruning):
     score_learning_rate: float = 0.01
     block: tuple[int, int] = (1, 1)
 
+    nested: ClassVar[bool] = False
+    unused: ClassVar[tuple[str, ...]] = ("rounds", "rewind")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("score_learning_rate", self.score_learning_rate, 0)
@@ -95,6 +91,8 @@ class MovementPruning(Pruning):
             raise FieldError("block", f"{list(self.block)} is not allowed, outputs and inputs are, as in [32,32]")
         for size in self.block:
             check_number("block", size, 1)
+        if self.block != (1, 1):
+            check_choice("scope", self.scope, ("tensor", "global"))
         if not self.trains:
             raise FieldError("train", "scores are learned; set max_steps or epochs above 0")
 
@@ -102,10 +100,12 @@ class MovementPruning(Pruning):
         """Give every selected weight a gate with scores of zero; what is locked stays so."""
         for target in targets(model, context.family, self.select):
             outputs, inputs = self.block
-            gate = MovementGate(target.weight, (inputs, outputs) if is_conv1d(target.modules[0]) else self.block)
+            gate = MovementGate(
+                original(target.modules[0]), (inputs, outputs) if is_conv1d(target.modules[0]) else self.block
+            )
             gate.owner = self.name
             attach(target, gate)
-        self.share_of(model)
+        target_sparsity(self.amount, model, self.name)
         return model
 
     def parameter_groups(self, model: PreTrainedModel) -> list[dict[str, Any]]:
@@ -113,16 +113,22 @@ class MovementPruning(Pruning):
         scores = [gate.scores for _, gate in owned(model, self.name, MovementGate)]
         return [{"params": scores, "lr": self.score_learning_rate, "weight_decay": 0.0}]
 
-    def step(self, model: PreTrainedModel, progress: float) -> None:
-        """Keep the highest scores, of what is not locked."""
-        holders = owned(model, self.name, MovementGate)
-        tick = math.ceil(round(progress * UPDATES, 6))
-        if all(int(gate.tick) == tick for _, gate in holders):
-            return
-        kept = [gate.blocks(passing(module, but=self.name)) for module, gate in holders]
-        sparsity = sparsity_at(tick / UPDATES, self.share_of(model), self.schedule)
-        scores = [gate.scores.detach() for _, gate in holders]
-        grids = ranked([module for module, _ in holders], scores, kept, sparsity, self.scope)
-        set_masks(holders, [gate.spread(grid) for (_, gate), grid in zip(holders, grids, strict=True)], self.name)
-        for _, gate in holders:
-            gate.tick.fill_(tick)
+    def score(self, module: nn.Module, mask: Mask) -> Tensor:
+        """The learned ones, of weights or of blocks."""
+        assert isinstance(mask, MovementGate)
+        return mask.scores.detach()
+
+    def ranked(
+        self,
+        holders: Sequence[tuple[nn.Module, Mask]],
+        kept: Sequence[Tensor],  # bool, in each weight's shape: what is not locked
+        sparsity: float,
+    ) -> list[Tensor]:  # bool, in each weight's shape
+        """Of blocks, those of smallest score whose weights add up to the sparsity go."""
+        if self.block == (1, 1):
+            return super().ranked(holders, kept, sparsity)
+        gates = [gate for _, gate in holders if isinstance(gate, MovementGate)]
+        counts = [gate.counts(mask).flatten() for gate, mask in zip(gates, kept, strict=True)]
+        scores = [gate.scores.detach().flatten() for gate in gates]
+        masks = ranked_groups(scores, counts, [mask.numel() for mask in kept], sparsity, self.scope)
+        return [gate.spread(mask.view_as(gate.scores)) for gate, mask in zip(gates, masks, strict=True)]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from compress_exp.config import FieldError, UserError, check_choice, check_number
+from compress_exp.config import FieldError, check_choice, check_number
 from compress_exp.methods.base import Context, Facts
 from compress_exp.methods.calibration import Statistic
 from compress_exp.methods.prune.amount import Amount
@@ -84,7 +84,7 @@ class NMPruning(CalibratedPruning):
         for role, widths in ({} if by_name else facts.widths).items():
             for width in widths:
                 if width % self.m and self.select.takes("", role):
-                    raise UserError(f"method.prune.m: {_indivisible(self.m, width, role)}")
+                    raise FieldError("m", _indivisible(self.m, width, role))
         return super().check(facts)
 
     def prune(self, model: PreTrainedModel, context: Context, chosen: Sequence[Target], sparsity: float) -> None:
@@ -101,7 +101,7 @@ class NMPruning(CalibratedPruning):
             super().prune(model, context, chosen, sparsity)
             return
         for target in chosen:
-            self.set(target.modules[0], None, sparsity)
+            self.set(target, None, sparsity)
 
     def gather(self, target: Target, width: int, device: torch.device) -> SquaredNorms | Hessian:
         """What the criterion needs."""

@@ -19,7 +19,7 @@ from compress_exp.layers.slices import Slice
 from compress_exp.methods.base import Context, Facts
 from compress_exp.methods.prune.importance import gate_gradients, normalised, weight_norms
 from compress_exp.methods.prune.removal import Removal
-from compress_exp.methods.prune.units import SCOPES, Unit, check_reach, chosen, in_order
+from compress_exp.methods.prune.units import SCOPES, Unit, check_removable, chosen, in_order
 from compress_exp.models.families.base import Family
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class NeuronPruning(Removal):
 
     def reach(self, model: PreTrainedModel, family: Family) -> None:
         """With all neurons but the last of each layer."""
-        check_reach(self.amount, chosen(feed_forwards(model, family), self.select), self.multiple, model)
+        check_removable(self.amount, chosen(feed_forwards(model, family), self.select), self.multiple, model)
 
     def cut(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
         """Remove the neurons of smallest score from the selected feed-forward parts."""
@@ -77,4 +77,4 @@ def neuron_units(
         scores = gate_gradients(model, parts, context, calibration)
     else:
         scores = [weight_norms(part) for part in parts]
-    return in_order(parts, normalised(scores), scope, multiple)
+    return in_order(parts, normalised(scores), [part.costs() for part in parts], scope, multiple)

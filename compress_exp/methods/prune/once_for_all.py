@@ -9,6 +9,7 @@ Cost: twice the budget, with the teacher's forward pass in each step.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from compress_exp.methods.prune.base import Pruning
 
@@ -16,6 +17,8 @@ from compress_exp.methods.prune.base import Pruning
 @dataclass(frozen=True, kw_only=True)
 class OnceForAll(Pruning):
     """Rank by |w| in the first training; `start` and `end` are shares of it."""
+
+    unused: ClassVar[tuple[str, ...]] = ("rounds", "rewind")
 
     @property
     def trainings(self) -> int:

@@ -1,22 +1,23 @@
 """What pruning by a penalty shares: gates that training closes, and trimming to an exact amount at the end.
 
-How sparse such a model gets is a result and no setting: it is reported. With `trim` the last step ranks what is left
-and cuts it to the amount.
+How sparse such a model gets is a result and no setting: it is reported. With `trim` what is left after training is
+ranked and cut to the amount.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
 from compress_exp.config import FieldError, check_number
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import Mask, attach, owned, passing
-from compress_exp.methods.prune.amount import Amount, check_reach
-from compress_exp.methods.prune.base import ranked, refuse_empty, set_masks, share_of, sparsity_of
+from compress_exp.methods.prune.amount import ToAmount, check_reach
+from compress_exp.methods.prune.base import ranked, refuse_empty, set_masks, sparsity_of, target_sparsity
 from compress_exp.methods.select import Target, targets
 
 if TYPE_CHECKING:
@@ -26,24 +27,20 @@ BERT_BASE = 12 * (4 * 768**2 + 2 * 768 * 3072)  # weights in the blocks of the m
 
 
 @dataclass(frozen=True, kw_only=True)
-class PenaltyPruning(Method, ABC):
+class PenaltyPruning(ToAmount, Method, ABC):
     """Zero weights by a term that pulls them there while they train.
 
     Attributes:
         strength: λ of the penalty, at least 0; null chooses one, where a variant can.
         trim: cut what is left to the amount at the end; without it no amount is set.
-        sparsity: share of the selected weights that is zero at the end; or
-        parameters: nonzero parameters that are left of the whole model; or
-        megabytes: size of the stored weights in 10⁶ bytes.
         scope: of trimming: "global" compares all weights, "tensor" those of one tensor, "row" those of one output.
     """
 
     strength: float | None
     trim: bool = False
-    sparsity: float | None = None
-    parameters: int | None = None
-    megabytes: float | None = None
     scope: str = "global"
+
+    unused: ClassVar[tuple[str, ...]] = ("rounds", "rewind")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,11 +55,6 @@ class PenaltyPruning(Method, ABC):
             if getattr(self, name) is not None:
                 raise FieldError(name, "the penalty decides how much is pruned; set trim=true to cut to an amount")
 
-    @property
-    def amount(self) -> Amount:
-        """What trimming reaches."""
-        return Amount(sparsity=self.sparsity, parameters=self.parameters, megabytes=self.megabytes)
-
     @abstractmethod
     def gate(self, target: Target, index: int, context: Context) -> Mask:
         """What a weight is to pass through."""
@@ -71,13 +63,15 @@ class PenaltyPruning(Method, ABC):
     def importance(self, module: nn.Module, gate: Mask) -> Tensor:
         """What trimming ranks, one number for each weight or group of weights; the smallest go first."""
 
-    def reduced(self, module: nn.Module, kept: Tensor) -> Tensor:
-        """What is kept, in the shape of `importance`."""
-        return kept
-
-    def spread(self, module: nn.Module, kept: Tensor) -> Tensor:
-        """What is kept, from the shape of `importance` to the weight's."""
-        return kept
+    def trimmed(
+        self,
+        holders: Sequence[tuple[nn.Module, Mask]],
+        kept: Sequence[Tensor],  # bool, in each weight's shape: what the penalty left
+        sparsity: float,
+    ) -> list[Tensor]:  # bool, in each weight's shape
+        """What is kept at a sparsity."""
+        scores = [self.importance(module, gate) for module, gate in holders]
+        return ranked([module for module, _ in holders], scores, kept, sparsity, self.scope)
 
     def check(self, facts: Facts) -> Facts:
         """Anything dense or already pruned can be pruned (further)."""
@@ -92,11 +86,11 @@ class PenaltyPruning(Method, ABC):
             gate.owner = self.name
             attach(target, gate)
         if self.trim:
-            share_of(self.amount, model, self.name)
+            target_sparsity(self.amount, model, self.name)
         return model
 
-    def step(self, model: PreTrainedModel, progress: float) -> None:
-        """At the last step, trim.
+    def finish(self, model: PreTrainedModel) -> None:
+        """Trim, where that is asked for.
 
         Raises:
             UserError: a tensor has lost every weight.
@@ -104,13 +98,9 @@ class PenaltyPruning(Method, ABC):
         holders = owned(model, self.name, Mask)
         kept = [passing(module) for module, _ in holders]
         refuse_empty(kept, self.name)
-        if progress < 1.0 or not self.trim:
-            return
-        modules = [module for module, _ in holders]
-        scores = [self.importance(module, gate) for module, gate in holders]
-        kept = [self.reduced(module, mask) for module, mask in zip(modules, kept, strict=True)]
-        masks = ranked(modules, scores, kept, share_of(self.amount, model, self.name), self.scope)
-        set_masks(holders, [self.spread(module, mask) for module, mask in zip(modules, masks, strict=True)], self.name)
+        if self.trim:
+            sparsity = target_sparsity(self.amount, model, self.name)
+            set_masks(holders, self.trimmed(holders, kept, sparsity), self.name)
 
     def curves(self, model: PreTrainedModel) -> dict[str, float]:
         """The sparsity reached, over the selected weights."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compress_exp.methods.base import Context
 from compress_exp.methods.prune.base import Pruning
-from compress_exp.methods.select import Target
+from compress_exp.methods.select import Target, original
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,4 +24,6 @@ class RandomPruning(Pruning):
     def fixed_scores(self, model: PreTrainedModel, chosen: Sequence[Target], context: Context) -> list[Tensor]:
         """One seeded draw for every weight."""
         generator = torch.Generator().manual_seed(context.seed)
-        return [torch.rand(target.weight.shape, generator=generator).to(context.device) for target in chosen]
+        return [
+            torch.rand(original(target.modules[0]).shape, generator=generator).to(context.device) for target in chosen
+        ]

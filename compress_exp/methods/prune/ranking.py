@@ -47,22 +47,68 @@ def ranked_masks(
     Args:
         scores: what is ranked; the smallest go first.
         kept: an entry that is False stays masked, and counts.
-        sparsity: the share to mask, k = round(s·n) of each group, but never fewer than are masked.
-        scope: "global" compares all entries with each other, "tensor" those of one tensor, "row" those of one output.
+        sparsity: the share to mask, k = round(s·n) of each tensor or of all, but never fewer than are masked.
+        scope: "global" compares all entries with each other, "tensor" those of one tensor, "row" those of one output;
+            where k is no multiple of the rows, the first rows lose one entry more than the others.
     """
     ranks = [torch.where(mask, score, -torch.inf) for mask, score in zip(kept, scores, strict=True)]
     if scope == "row":
         return [~_rows(rank, mask, sparsity) for rank, mask in zip(ranks, kept, strict=True)]
     if scope == "tensor":
-        return [~smallest(rank, cut(sparsity, [mask])) for rank, mask in zip(ranks, kept, strict=True)]
+        return [~smallest(rank, zeros_wanted(sparsity, [mask])) for rank, mask in zip(ranks, kept, strict=True)]
     flat = torch.cat([rank.flatten() for rank in ranks])
-    pieces = (~smallest(flat, cut(sparsity, kept))).split([rank.numel() for rank in ranks])
+    pieces = (~smallest(flat, zeros_wanted(sparsity, kept))).split([rank.numel() for rank in ranks])
     return [piece.view_as(rank) for piece, rank in zip(pieces, ranks, strict=True)]
 
 
 def _rows(rank: Tensor, kept: Tensor, sparsity: float) -> Tensor:
-    zeros = rank.shape[1] - kept.sum(1)
-    return smallest_of_rows(rank, zeros.clamp(min=round(sparsity * rank.shape[1])))
+    each, more = divmod(round(sparsity * rank.numel()), len(rank))
+    wanted = torch.full((len(rank),), each, device=rank.device)
+    wanted[:more] += 1
+    return smallest_of_rows(rank, wanted.maximum(rank.shape[1] - kept.sum(1)))
+
+
+def ranked_groups(
+    scores: Sequence[Tensor],  # (groups,) of each tensor
+    kept: Sequence[Tensor],  # (groups,): weights of each group that may still be kept
+    sizes: Sequence[int],  # weights of each tensor
+    sparsity: float,
+    scope: str,
+) -> list[Tensor]:  # bool (groups,) of each tensor
+    """Which groups of weights stay when those of smallest score go together, as near to k = round(s·n) as they add up.
+
+    Args:
+        scores: one for each group; among equal ones the lowest index goes first.
+        kept: a group that has lost all its weights stays away, and counts.
+        sizes: with what is lost already.
+        sparsity: the share of the weights to mask.
+        scope: "global" compares all groups, "tensor" those of one tensor; what one tensor misses for want of smaller
+            groups the next makes up for.
+    """
+    if scope == "global":
+        joined = _groups(torch.cat(list(scores)), torch.cat(list(kept)), sparsity * sum(sizes) - _lost(kept, sizes))
+        return list(joined.split([len(score) for score in scores]))
+    masks: list[Tensor] = []
+    left = 0.0
+    for score, own, size in zip(scores, kept, sizes, strict=True):
+        left += sparsity * size - _lost([own], [size])
+        masks.append(_groups(score, own, left))
+        left -= float(own[~masks[-1]].sum())
+    return masks
+
+
+def _lost(kept: Sequence[Tensor], sizes: Sequence[int]) -> float:
+    return sum(sizes) - sum(float(own.sum()) for own in kept)
+
+
+def _groups(scores: Tensor, kept: Tensor, wanted: float) -> Tensor:
+    """Keep all but the groups of smallest score whose weights add up to what is nearest to `wanted`."""
+    order = torch.where(kept > 0, scores, -torch.inf).argsort(stable=True)
+    gone = torch.cat([kept.new_zeros(1), kept[order].cumsum(0)])
+    last = int((gone.double() - wanted).abs().argmin())
+    mask = kept > 0
+    mask[order[:last]] = False
+    return mask
 
 
 def zeros_of(masks: Sequence[Tensor]) -> int:
@@ -70,6 +116,6 @@ def zeros_of(masks: Sequence[Tensor]) -> int:
     return sum(mask.numel() - int(mask.sum()) for mask in masks)
 
 
-def cut(sparsity: float, masks: Sequence[Tensor]) -> int:
-    """How many entries of a group are to be masked: never fewer than are."""
+def zeros_wanted(sparsity: float, masks: Sequence[Tensor]) -> int:
+    """How many entries of some tensors are to be masked: never fewer than are."""
     return max(round(sparsity * sum(mask.numel() for mask in masks)), zeros_of(masks))

@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from compress_exp.config import FieldError, UserError, check_number
+from compress_exp.config import FieldError, check_number
 from compress_exp.layers.shapes import settle
 from compress_exp.layers.slices import Slice
 from compress_exp.methods.base import Context, Facts, Method
-from compress_exp.methods.parametrized import bake, only_locked, parametrized
-from compress_exp.methods.prune.amount import Amount, content
+from compress_exp.methods.parametrized import bake
+from compress_exp.methods.prune.amount import ToAmount, content, shapes_of
 from compress_exp.methods.prune.units import Unit, entries_of, how_many, left, remove
-from compress_exp.methods.select import Select
 from compress_exp.models.families.base import Family
 
 if TYPE_CHECKING:
@@ -29,47 +28,32 @@ log = logging.getLogger("compress_exp")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Removal(Method, ABC):
+class Removal(ToAmount, Method, ABC):
     """Remove units until an amount is reached, then train the rest.
 
     Attributes:
-        sparsity: share of the heads' or neurons' parameters that goes; or
-        parameters: parameters that are left of the whole model; or
-        megabytes: size of the stored weights in 10⁶ bytes. Exactly one of the three is set.
         calibration: batches of 32 training rows that tell importances.
     """
 
-    sparsity: float | None = None
-    parameters: int | None = None
-    megabytes: float | None = None
     calibration: int = 16
 
     replaces_model: ClassVar[bool] = True
+    unused: ClassVar[tuple[str, ...]] = ("start", "end", "rounds", "rewind")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rounds > 1:
-            raise FieldError("rounds", f"{self.name} removes at once, before training; set 1")
-        if self.rewind is not None:
-            raise FieldError("rewind", f"{self.name} removes at once, before training; set null")
         check_number("calibration", self.calibration, 1)
         _ = self.amount
-
-    @property
-    def amount(self) -> Amount:
-        """How much is to be removed."""
-        return Amount(sparsity=self.sparsity, parameters=self.parameters, megabytes=self.megabytes)
 
     def check(self, facts: Facts) -> Facts:
         """Anything that is not packed can lose heads and neurons; how many it has is not known afterwards."""
         after = super().check(facts)
         most = self.most(facts)
         if self.sparsity is not None and most is not None and self.sparsity > most + 1e-9:
-            raise UserError(
-                f"method.{self.family}.sparsity: {self.sparsity:g} would empty a layer; at most {most:.4g} can go"
-            )
-        if facts.skeleton is not None and (self.sparsity is None or self.select != Select()):
-            self.reach(facts.skeleton(), facts.family)
+            raise FieldError("sparsity", f"{self.sparsity:g} would empty a layer; at most {most:.4g} can go")
+        model = shapes_of(facts, self.amount, self.select)
+        if model is not None:
+            self.reach(model, facts.family)
         return replace(after, heads=None, neurons=None, widths={})
 
     @abstractmethod
@@ -85,13 +69,7 @@ class Removal(Method, ABC):
         return None
 
     def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
-        """Cut at once.
-
-        Raises:
-            UserError: a weight passes through more than what locks the zeros of earlier stages.
-        """
-        if not all(only_locked(module) for module in parametrized(model)):
-            raise UserError(f"method.{self.family}: {self.name} changes shapes; put it first in its stage")
+        """Cut at once."""
         bake(model)
         return self.cut(model, context)
 

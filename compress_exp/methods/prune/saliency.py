@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from compress_exp.losses.task import hard_loss
 from compress_exp.methods.base import Context
+from compress_exp.methods.calibration import evaluating
 from compress_exp.methods.select import Target, original
 from compress_exp.training import ranks
 from compress_exp.training.forward import forward_logits
@@ -38,16 +39,16 @@ def mean_over_batches(
     Returns:
         One tensor per target, in its weight's shape.
     """
-    was_training = model.training
-    model.eval()
     weights = [original(target.modules[0]) for target in chosen]
     sums = [torch.zeros_like(weight, requires_grad=False) for weight in weights]
     batches = context.calibration(count)
     for batch in batches:
-        with torch.enable_grad(), parametrize.cached():
-            loss = hard_loss(*context.task.targets(forward_logits(model, batch), batch))
+        with evaluating(model), torch.enable_grad(), parametrize.cached():
+            logits, labels = context.task.targets(forward_logits(model, batch), batch)
+            # The mean over all ranks' positions; a rank may hold none.
+            share = ranks.share(len(labels), context.device)
+            loss = hard_loss(logits, labels) * share if len(labels) else logits.sum() * 0.0
             gradients = torch.autograd.grad(loss, weights)
         for total, gradient, weight in zip(sums, gradients, weights, strict=True):
             total += statistic(ranks.all_mean(gradient), weight.detach()) / len(batches)
-    model.train(was_training)
     return sums

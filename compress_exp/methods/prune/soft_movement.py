@@ -23,7 +23,7 @@ from compress_exp.methods.prune.movement import MovementGate
 from compress_exp.methods.prune.penalty import BERT_BASE, PenaltyPruning
 from compress_exp.methods.prune.ranking import smallest
 from compress_exp.methods.schedules import sparsity_at
-from compress_exp.methods.select import Target
+from compress_exp.methods.select import Target, original
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,7 +51,7 @@ class SoftMovementPruning(PenaltyPruning):
 
     def gate(self, target: Target, index: int, context: Context) -> Mask:
         """Scores of zero."""
-        return MovementGate(target.weight)
+        return MovementGate(original(target.modules[0]))
 
     def importance(self, module: nn.Module, gate: Mask) -> Tensor:
         """The scores."""
@@ -66,14 +66,13 @@ class SoftMovementPruning(PenaltyPruning):
     def penalty(self, model: PreTrainedModel, progress: float) -> Tensor:
         """λ·Σ σ(S) / n."""
         sums = [gate.scores.sigmoid().sum() for _, gate in owned(model, self.name, MovementGate)]
-        strength = sparsity_at(self.share(progress), self.strength or 0.0, "cubic")
+        strength = sparsity_at(self.own_progress(progress), self.strength or 0.0, "cubic")
         return strength * torch.stack(sums).sum() / BERT_BASE
 
     def step(self, model: PreTrainedModel, progress: float) -> None:
-        """Mask what is at or below the threshold of now; at the last step, trim."""
+        """Mask what is at or below the threshold of now."""
         threshold = sparsity_at(progress, self.threshold, "cubic")
         for _, gate in owned(model, self.name, MovementGate):
             above = gate.scores.sigmoid() > threshold
             least = math.ceil(FLOOR * above.numel())
             gate.mask.copy_(above if int(above.sum()) >= least else ~smallest(gate.scores, above.numel() - least))
-        super().step(model, progress)

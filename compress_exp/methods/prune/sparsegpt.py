@@ -75,7 +75,7 @@ def inverse_factor(
         if not bool(failed):
             identity = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
             return torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
-    raise ValueError("the inputs of a layer hold numbers that are not finite")
+    raise ValueError("its inputs hold numbers that are not finite; lower train.learning_rate of what came before")
 
 
 def sparsify(

@@ -18,7 +18,7 @@ from compress_exp.methods.base import Context
 from compress_exp.methods.prune.heads import head_units
 from compress_exp.methods.prune.neurons import SCORES, neuron_units
 from compress_exp.methods.prune.removal import Removal
-from compress_exp.methods.prune.units import Unit, check_reach, chosen, entries_of
+from compress_exp.methods.prune.units import Unit, check_removable, chosen, entries_of
 from compress_exp.models.families.base import Family
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class StructuredPruning(Removal):
         """With all heads and neurons but the last."""
         heads = chosen(attentions(model, family), self.select) if self.heads else []
         neurons = chosen(feed_forwards(model, family), self.select) if self.neurons else []
-        check_reach(self.amount, [*heads, *neurons], self.multiple, model)
+        check_removable(self.amount, [*heads, *neurons], self.multiple, model)
 
     def cut(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
         """Remove heads and neurons in turns, so that each has lost its share at any time."""

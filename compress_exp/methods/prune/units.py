@@ -37,23 +37,29 @@ class Unit:
     costs: tuple[float, float, float]
 
 
-def in_order(parts: Sequence[Slice], scores: Sequence[Tensor], scope: str, multiple: int = 1) -> list[Unit]:
+def in_order(
+    parts: Sequence[Slice],
+    scores: Sequence[Tensor],  # (units of a part,) each
+    costs: Sequence[Tensor],  # (units of a part, 3) each
+    scope: str,
+    multiple: int = 1,
+) -> list[Unit]:
     """The units of some parts, the first to go first; the best of each part are left out.
 
     Args:
         parts: heads or neurons.
         scores: one number a unit, larger is kept longer; among equal ones the lower index goes first.
+        costs: what each unit takes (`Slice.costs`).
         scope: "global" compares the units of all parts, "layer" takes equally many from each.
         multiple: so many go at once, after the first few that leave a multiple of it.
     """
     chunks: list[tuple[float, int, Unit]] = []
-    for number, (part, score) in enumerate(zip(parts, scores, strict=True)):
+    for number, (part, score, cost) in enumerate(zip(parts, scores, costs, strict=True)):
         order = score.argsort(stable=True).tolist()
         first = part.count % multiple or multiple
         pieces = [order[:first], *(order[start : start + multiple] for start in range(first, part.count, multiple))]
-        costs = part.costs()
         for index, piece in enumerate(pieces[:-1]):
-            unit = Unit(((part, tuple(piece)),), tuple(costs[piece].sum(0).tolist()))
+            unit = Unit(((part, tuple(piece)),), tuple(cost[piece].sum(0).tolist()))
             rank = float(score[piece].mean()) if scope == "global" else (index + 1) / len(pieces)
             chunks.append((rank, number, unit))
     chunks.sort(key=lambda chunk: chunk[:2])
@@ -98,7 +104,7 @@ def how_many(amount: Amount, units: Sequence[Unit], entries: float, parameters: 
     return count
 
 
-def check_reach(amount: Amount, parts: Sequence[Slice], multiple: int, model: PreTrainedModel) -> None:
+def check_removable(amount: Amount, parts: Sequence[Slice], multiple: int, model: PreTrainedModel) -> None:
     """Refuse what no order of the units reaches.
 
     Args:
@@ -112,7 +118,9 @@ def check_reach(amount: Amount, parts: Sequence[Slice], multiple: int, model: Pr
     """
     units: list[Unit] = []
     for part in parts:
-        units += in_order([part], [torch.zeros(part.count)], "layer", multiple if part.unit == "neuron" else 1)
+        units += in_order(
+            [part], [torch.zeros(part.count)], [part.costs()], "layer", multiple if part.unit == "neuron" else 1
+        )
     how_many(amount, units, entries_of(parts), *content(model))
 
 

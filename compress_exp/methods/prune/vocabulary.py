@@ -36,6 +36,7 @@ class VocabularyPruning(Method):
     minimum_count: int = 1
 
     replaces_model: ClassVar[bool] = True
+    unused: ClassVar[tuple[str, ...]] = ("start", "end", "rounds", "rewind")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -22,7 +22,5 @@ FAMILY = Family(
         "ffn": "ffn_in",
         "ffn_output": "ffn_out",
     },
-    heads=Heads(
-        modules={"": "attention"}, count="num_attention_heads", width="attention_head_size", inner="all_head_size"
-    ),
+    heads=Heads(modules={"": "attention"}, count="num_attention_heads", inner="all_head_size"),
 )

@@ -27,5 +27,5 @@ FAMILY = Family(
         ),
     ),
     roles=_attention("self_attn", "") | _attention("encoder_attn", "cross.") | {"fc1": "ffn_in", "fc2": "ffn_out"},
-    heads=Heads(modules={"": "self_attn", "cross.": "encoder_attn"}, count="num_heads", width="head_dim"),
+    heads=Heads(modules={"": "self_attn", "cross.": "encoder_attn"}, count="num_heads"),
 )

@@ -48,15 +48,13 @@ class Heads:
     Attributes:
         modules: the prefix of its projections' roles ("" or "cross.") -> an attention module's name within its block.
         count: the module's attribute with the number of heads.
-        width: the module's attribute with the width of one.
-        inner: the module's attribute with their product, where its forward pass reads one.
+        inner: the module's attribute with the product of their number and width, where its forward pass reads one.
         own_width: the configuration tells that width on its own, so that it can say any number of heads.
         shared_bias: the first block of a stack computes a bias for all blocks, with a column for each head.
     """
 
     modules: dict[str, str]
     count: str
-    width: str
     inner: str | None = None
     own_width: bool = False
     shared_bias: bool = False

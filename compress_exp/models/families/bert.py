@@ -21,7 +21,5 @@ FAMILY = Family(
         "intermediate.dense": "ffn_in",
         "output.dense": "ffn_out",
     },
-    heads=Heads(
-        modules={"": "attention.self"}, count="num_attention_heads", width="attention_head_size", inner="all_head_size"
-    ),
+    heads=Heads(modules={"": "attention.self"}, count="num_attention_heads", inner="all_head_size"),
 )

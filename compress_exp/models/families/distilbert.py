@@ -15,5 +15,5 @@ FAMILY = Family(
         "ffn.lin1": "ffn_in",
         "ffn.lin2": "ffn_out",
     },
-    heads=Heads(modules={"": "attention"}, count="n_heads", width="attention_head_size"),
+    heads=Heads(modules={"": "attention"}, count="n_heads"),
 )

@@ -11,5 +11,5 @@ FAMILY = Family(
         "mlp.c_fc": "ffn_in",
         "mlp.c_proj": "ffn_out",
     },
-    heads=Heads(modules={"": "attn"}, count="num_heads", width="head_dim", inner="split_size"),
+    heads=Heads(modules={"": "attn"}, count="num_heads", inner="split_size"),
 )

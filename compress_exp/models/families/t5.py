@@ -32,7 +32,6 @@ FAMILY = Family(
     heads=Heads(
         modules={"": "layer.0.SelfAttention", "cross.": "layer.1.EncDecAttention"},
         count="n_heads",
-        width="key_value_proj_dim",
         inner="inner_dim",
         own_width=True,
         shared_bias=True,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from compress_exp.config import UserError
+from compress_exp.config import FieldError
 from compress_exp.layers.surgery import pruned_modules
 from compress_exp.methods.distill.student import Student, fewer_layers, kept_layers
 from compress_exp.methods.parametrized import bake, lock, mark_masked
@@ -58,9 +58,9 @@ def test_half_is_the_default_and_each_stack_can_differ(budget):
 
 
 def test_more_layers_than_the_teacher_has_are_refused(facts, budget):
-    with pytest.raises(UserError, match=r"method\.distill\.layers: 5 layers are more than the 4"):
+    with pytest.raises(FieldError, match=r"layers: 5 layers are more than the 4"):
         Student(name="distill/hard", train=budget, layers=5).check(facts("bert"))
-    with pytest.raises(UserError, match="no decoder"):
+    with pytest.raises(FieldError, match="no decoder"):
         Student(name="distill/hard", train=budget, decoder_layers=1).check(facts("bert"))
 
 

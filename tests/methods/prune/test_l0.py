@@ -55,7 +55,7 @@ def test_what_is_exported_is_the_gate_outside_training_after_trimming(tiny, cont
     for _, gate in owned(model, method.name, HardConcrete):
         gate.log_alpha.data.copy_(torch.randn_like(gate.log_alpha))
     log_alpha = model.get_submodule(name).parametrizations.weight[0].log_alpha.detach().clone()
-    method.step(model, 1.0)
+    method.finish(model)
     assert method.curves(model)["sparsity"] == pytest.approx(0.5, abs=1e-3)
     model.eval()
     bake(model)

@@ -128,7 +128,10 @@ def test_a_cut_per_tensor_follows_a_global_one(tiny, context, method):
     wide = replace(method, scope="global")
     model = wide.prepare(tiny("bert"), context("bert"))
     wide.step(model, 1.0)
-    method.step(model, 1.0)
+    mark_masked(model)
+    bake(model)
+    lock(model)
+    method.step(method.prepare(model, context("bert")), 1.0)
     for module in (target.modules[0] for target in targets(model, context("bert").family, Select())):
         assert float((~attached(module, Mask).mask).float().mean()) >= 0.499
 

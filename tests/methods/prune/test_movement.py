@@ -30,7 +30,7 @@ def optimise(method, model, batch, steps, rate=1e-3):
         penalty = method.penalty(model, (step + 1) / steps)
         (loss if penalty is None else loss + penalty).backward()
         with torch.no_grad():
-            method.step(model, method.share((step + 1) / steps))
+            method.step(model, method.own_progress((step + 1) / steps))
         optimizer.step()
         optimizer.zero_grad()
 
@@ -159,6 +159,7 @@ def test_the_penalty_closes_a_soft_mask_and_trimming_lands_on_the_amount(tiny, c
     for method in (free, soft):
         model = method.prepare(tiny("bert"), context("bert"))
         optimise(method, model, batch, 30)
+        method.finish(model)
         reached[method] = method.curves(model)["sparsity"]
         for module, gate in owned(model, method.name, MovementGate):
             assert attached(module, MovementGate) is gate and bool((module.weight[~gate.mask] == 0).all())

@@ -110,7 +110,7 @@ def test_groups_go_as_a_whole_also_when_trimmed(model_type, group, tiny, context
             outputs = module.weight.T if model_type == "gpt2" else module.weight
             groups = outputs if group == "row" else outputs.T
             assert int((groups == 0).all(1).sum()) == 1 and bool((groups[3] == 0).all())
-        method.step(model, 1.0)
+        method.finish(model)
     for module, _ in owned(model, method.name, Proximal):
         outputs = module.weight.T if model_type == "gpt2" else module.weight
         groups = outputs if group == "row" else outputs.T

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from compress_exp.config import FieldError, UserError
+from compress_exp.config import FieldError
 from compress_exp.layers.int8 import Int8Linear
 from compress_exp.layers.surgery import is_pruned
 from compress_exp.methods.parametrized import Mask, attached, bake, lock, mark_masked
@@ -42,22 +42,28 @@ def masked(weight, inputs, sparsity=0.5):
     return ranked_masks([wanda_scores(weight, norms.norms())], [everything], sparsity, "row")[0]
 
 
-def by_the_paper(weight, inputs, sparsity):
+def by_the_paper(weight, inputs, counts=None):
     """Algorithm 1 of the paper, in float64: sort each row's |W|·‖X‖₂ and zero the first k."""
     metric = weight.double().abs().numpy() * np.linalg.norm(inputs.double().numpy(), axis=0)[None, :]
-    order = np.argsort(metric, axis=1, kind="stable")
     mask = np.ones_like(metric, dtype=bool)
-    np.put_along_axis(mask, order[:, : round(sparsity * weight.shape[1])], False, axis=1)
+    counts = [weight.shape[1] // 2] * len(weight) if counts is None else counts
+    for row, order, count in zip(mask, np.argsort(metric, axis=1, kind="stable"), counts, strict=True):
+        row[order[:count]] = False
     return torch.from_numpy(mask)
 
 
-@pytest.mark.parametrize("sparsity", [0.25, 0.5, 0.9])
+@pytest.mark.parametrize("sparsity", [0.25, 0.5, 0.875])
 @pytest.mark.parametrize("seed", range(5))
 def test_masks_equal_a_float64_reading_of_the_paper(sparsity, seed):
     weight, inputs = problem(seed)
-    mask = masked(weight, inputs, sparsity)
-    assert torch.equal(mask, by_the_paper(weight, inputs, sparsity))
-    assert bool(((~mask).sum(1) == round(sparsity * weight.shape[1])).all())
+    assert torch.equal(masked(weight, inputs, sparsity), by_the_paper(weight, inputs, [int(sparsity * 24)] * 13))
+
+
+def test_where_the_papers_count_is_no_whole_number_rows_differ_by_one_and_the_matrix_is_exact():
+    weight, inputs = problem(0)
+    mask = masked(weight, inputs, 0.9)
+    assert int((~mask).sum()) == round(0.9 * 13 * 24) == 281
+    assert torch.equal(mask, by_the_paper(weight, inputs, [22] * 8 + [21] * 5))
 
 
 def test_with_equal_norms_it_is_magnitude_of_each_row():
@@ -129,12 +135,12 @@ def test_the_first_block_follows_the_paper_on_dense_inputs_and_the_last_on_prune
     model, plain = method.prepare(tiny(model_type), context), tiny(model_type)
     ours = [target.modules[0] for target in targets(model, context.family, Select())]
     dense = [target.modules[0] for target in targets(plain, context.family, Select())]
-    expected = by_the_paper(rows_of(dense[0], dense[0].weight.detach()), inputs_of(plain, dense[0], batch), 0.5)
+    expected = by_the_paper(rows_of(dense[0], dense[0].weight.detach()), inputs_of(plain, dense[0], batch))
     assert torch.equal(rows_of(ours[0], attached(ours[0], Mask).mask), expected)
     # In the last block the first projection sees what all the pruned blocks before it leave.
     per_block = len(ours) // 4
     query, untouched = ours[-per_block], dense[-per_block]
-    expected = by_the_paper(rows_of(query, untouched.weight.detach()), inputs_of(model, query, batch), 0.5)
+    expected = by_the_paper(rows_of(query, untouched.weight.detach()), inputs_of(model, query, batch))
     assert torch.equal(rows_of(query, attached(query, Mask).mask), expected)
 
 
@@ -214,7 +220,7 @@ def test_values_out_of_range_are_refused(settings, field, budget):
 
 
 def test_weights_outside_the_blocks_are_refused_in_the_plan(method, facts):
-    with pytest.raises(UserError, match="'embedding' lies outside"):
+    with pytest.raises(FieldError, match="'embedding' lies outside"):
         replace(method, select=Select(roles=("embedding",))).check(facts("bert"))
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.utils import parametrize
 
+from compress_exp.config import FieldError
 from compress_exp.layers.int8 import Int8Embedding, Int8Linear
 from compress_exp.methods.parametrized import bake, lock, mark_masked
 from compress_exp.methods.prune.magnitude import MagnitudePruning
@@ -127,8 +128,6 @@ def test_quantizing_after_pruning_keeps_every_zero(tiny, context, method, budget
 
 
 def test_nothing_follows_packed_weights(facts, method, budget):
-    from compress_exp.config import UserError
-
     after = method.check(facts("bert"))
-    with pytest.raises(UserError, match="nothing can follow quant/static"):
+    with pytest.raises(FieldError, match="nothing can follow quant/static"):
         MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.5).check(after)
