@@ -66,7 +66,7 @@ class OpenVINOPredictor:
 
 
 class EagerPredictor:
-    """A model in eager PyTorch.
+    """A model in eager PyTorch; on a GPU that has them 2:4 weights in half precision use sparse tensor cores.
 
     Args:
         model: a loaded model in evaluation mode.
@@ -74,7 +74,10 @@ class EagerPredictor:
     """
 
     def __init__(self, model: Any, device: str = "cpu") -> None:
+        from compress_exp.layers.semi_structured import kernels_available, use_sparse_kernels
+
         self.model, self.device, self.config = model.to(device), device, model.config
+        self.sparse = use_sparse_kernels(self.model) if device == "cuda" and kernels_available() else 0
 
     def logits(self, batch: dict[str, Any]) -> Any:
         """The model's output for a collated batch; the labels shape the decoder's input and nothing else."""
@@ -138,14 +141,14 @@ class EagerPredictor:
         return PRECISIONS.get(name, name)
 
     def executed(self) -> dict[str, int]:
-        """Linear layers by the precision they run in."""
+        """Linear layers by the precision they run in; "bf16 2:4" are those on sparse tensor cores."""
         from compress_exp.layers.int8 import Int8Linear, kernels_available
         from compress_exp.models.families.base import is_linear
 
         integer = sum(isinstance(module, Int8Linear) for module in self.model.modules())
         floating = sum(is_linear(module) for module in self.model.modules())
         name = "u8" if self.device == "cpu" and kernels_available() else self.precision()
-        counts = {self.precision(): floating}
+        counts = {self.precision(): floating - self.sparse, f"{self.precision()} 2:4": self.sparse}
         counts[name] = counts.get(name, 0) + integer
         return {name: count for name, count in counts.items() if count}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.sparse import SparseSemiStructuredTensor
 
 from compress_exp.layers.int8 import Int8Embedding, Int8Linear
 
@@ -25,7 +26,8 @@ def weights(model: nn.Module) -> Iterator[Tensor]:
     """Every logical weight tensor once: parameters and packed int8 weights, not their scales."""
     seen: set[tuple[int, int]] = set()
     packed = (module.weight for module in model.modules() if isinstance(module, Int8Linear | Int8Embedding))
-    for tensor in (*model.parameters(), *packed):
+    for stored in (*model.parameters(), *packed):
+        tensor = stored.to_dense() if isinstance(stored, SparseSemiStructuredTensor) else stored
         place = (tensor.data_ptr(), tensor.numel())
         if place not in seen:
             seen.add(place)
