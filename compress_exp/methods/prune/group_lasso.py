@@ -2,7 +2,7 @@
 
 After each step of the optimiser w_g ← w_g·(1 − ηλ√p_g / ‖w_g‖)₊ for each group g of p_g weights, η the learning rate:
 the minimiser of ½‖w − v‖² + ηλ·Σ √p_g‖w_g‖ (Parikh & Boyd 2014, Proximal Algorithms, 6.5.4). With `strength=null` λ
-is chosen as in `compress_exp.methods.prune.l1`, by the groups' root mean squares.
+is chosen as in `compress_exp.methods.prune.l1`, by the groups' root mean squares. Defaults: that λ, rows, no trimming.
 Cost: nothing but the step. The zeros are complete rows or columns; shapes stay (`prune/neurons` and `prune/heads`
 remove them).
 """

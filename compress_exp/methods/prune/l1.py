@@ -4,7 +4,7 @@ The soft threshold is the minimiser of ½‖w − v‖² + ηλ‖w‖₁ (Parik
 exact zeros, which a subgradient under Adam never does, and is decoupled from Adam's preconditioner as AdamW's decay is.
 With `strength=null` each matrix has its own λ, the median of its |w| over the sum of all learning rates, with which
 half of its weights would be zero at the end without a gradient; but at least 0.2, for Adam moves a weight by up to η in
-each step, and less holds few weights at zero.
+each step, and less holds few weights at zero. Default: that λ, and no trimming.
 Cost: nothing but the step.
 """
 

@@ -4,7 +4,10 @@
 `last` keep one end, `block_influence` drops the layers of lowest 1 − E cos(h_ℓ, h_ℓ+1) over tokens (ShortGPT, Men et
 al. 2024, arXiv:2403.03853). Every stack of an encoder-decoder keeps the same share of its layers, and at least one.
 T5's relative bias stays in the first block that is left. Where one block serves every layer (ALBERT) they become fewer
-and faster, not smaller. Cost: one forward pass over 16 batches of 32 training rows for `block_influence`, else nothing.
+and faster, not smaller. Training with randomly dropped layers (LayerDrop's other half) is not done: it pays only where
+the pre-training did it.
+Defaults: half of every stack, every other layer.
+Cost: one forward pass over 16 batches of 32 training rows for `block_influence`, else nothing.
 """
 
 from __future__ import annotations

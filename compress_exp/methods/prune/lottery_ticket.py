@@ -4,6 +4,8 @@ The pretrained weights θ₀ are trained, cut by global |θ|, and the survivors 
 the first training: Renda et al. 2020, arXiv:2003.02389), in rounds that each prune the same share of what is left; then
 m ⊙ θ₀ is trained once. The controls train, with the same counts per tensor, a random mask, the ticket's mask on new
 random weights θ₀′, or on θ₀″, whose values are permuted within each tensor.
+Deviation: after rewinding to k % the learning rate begins anew, where Renda et al. go on from k %.
+Defaults: 50 % of all weights in 5 rounds, rewound to the pretrained weights.
 Cost: (rounds + 1) times the budget, one more copy of the weights, in memory and in checkpoints.
 """
 

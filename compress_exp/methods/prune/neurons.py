@@ -3,7 +3,7 @@
 Scores: "taylor" E|Σ a_i·∂L/∂a_i| over a row's tokens, the first-order change of the loss without neuron i (Molchanov et
 al. 2019, arXiv:1906.10771, on activations), or "norm" ‖W₁[i]‖₂·‖W₂[:, i]‖₂ (times the gate's row, where there is one).
 Every layer loses equally many, so that the result is an ordinary architecture, or all are compared, each layer's scores
-divided by their ℓ2 norm. What is left is a multiple of 8 for the kernels.
+divided by their ℓ2 norm. Defaults: half of every layer by "taylor"; what is left is a multiple of 8 for the kernels.
 Cost: one forward and backward pass over 16 batches of 32 training rows for "taylor", nothing for "norm".
 """
 

@@ -3,6 +3,7 @@
 First training: cubic magnitude pruning while learning from the dense model. Second training: the pattern is locked, the
 learning rate begins again ("learning-rate rewinding"), and the model goes on learning from the dense one. The paper
 sparsifies once in masked-language-model pre-training and finetunes on many tasks; here both happen on the task.
+Defaults: 50 % of every tensor, cut during the first 70 % of the first training, soft targets in both.
 Cost: twice the budget, with the teacher's forward pass in each step.
 """
 

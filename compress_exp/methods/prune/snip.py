@@ -1,9 +1,10 @@
 """SNIP (Lee, Ajanthan & Torr 2019, arXiv:1810.02340): connection sensitivity |g ⊙ w| / Σ|g ⊙ w| before training.
 
 g ⊙ w is the derivative of the loss with respect to a factor c on each weight, at c = 1. The gradient is the mean over
-all calibration batches, of which the paper takes one. Cost: one forward and backward pass over the calibration rows,
-two float32 for every selected weight while it lasts. At high sparsity a global ranking can empty whole tensors, which
-is refused.
+all calibration batches, of which the paper takes one.
+Defaults: 50 % of all weights, 4 batches of 32 rows.
+Cost: one forward and backward pass over the calibration rows, two float32 for every selected weight while it lasts. At
+high sparsity a global ranking can empty whole tensors, which is refused.
 """
 
 from __future__ import annotations

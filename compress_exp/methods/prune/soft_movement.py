@@ -4,6 +4,7 @@ M = 1[σ(S) > τ] with the scores S learned as in movement pruning, and a penalt
 being the 85 million weights of BERT-base's blocks, so that a strength presses on each weight alike whatever the model.
 τ and λ rise together by the cubic schedule, τ to 0.1. Every layer finds its own sparsity, of at most 99.5 %; the total
 is a result: a score passes τ = 0.1 at −2.2, which takes at least 220 steps at the default rate of 0.01.
+Defaults: λ = 400 and τ = 0.1 at 80 % of the training, from 10 %.
 Cost: a float32 score with Adam's two moments for every weight.
 """
 

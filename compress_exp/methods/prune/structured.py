@@ -1,7 +1,9 @@
 """Heads and neurons to one amount: heads by their importance over all layers, neurons equally in each layer.
 
 `heads` and `neurons` say how strongly each is cut: with 1 and 1 both lose the same share of their parameters, with 1
-and 2 the neurons twice as large a one. Scores, deviations and cost: `compress_exp.methods.prune.heads` and `.neurons`.
+and 2 the neurons twice as large a one.
+Defaults: half of both, each with weight 1. Scores, deviations and cost: `compress_exp.methods.prune.heads` and
+`.neurons`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """First-order Taylor pruning (Molchanov et al. 2019, arXiv:1906.10771): score E[(g·w)²].
 
-g·w is, to first order, what the loss loses with a weight; it is squared in each calibration batch and averaged, so
-that batches of opposite sign do not cancel. Cost: one forward and backward pass over the calibration rows, two float32
-for every selected weight while it lasts.
+g·w is, to first order, what the loss loses with a weight; it is squared in each calibration batch and averaged, so that
+batches of opposite sign do not cancel.
+Defaults: 50 % of every tensor, 16 batches of 32 training rows.
+Cost: one forward and backward pass over the calibration rows, two float32 for every selected weight while it lasts.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """Vocabulary pruning: drop the entries that the task's training text never uses, with their rows of the embedding.
 
+So Abdaoui, Pradel & Sigel (2020, arXiv:2010.05609) cut multilingual models to a few languages: row i of the embedding
+stays if token i occurs at least `minimum_count` times, by default once.
 The tokenizer goes along. A text that needs only kept entries is split as before, so that the model's outputs are the
 same to the last bit (for a model that predicts tokens: over fewer of them); other words fall into smaller pieces,
 single characters at worst. Cost: tokenizing the training rows twice; nothing trains unless a budget is given.

@@ -1,8 +1,11 @@
 """Wanda (Sun et al. 2023, arXiv:2306.11695): the weights of smallest |W_ij|·‖X_j‖₂ of each output become zero.
 
 ‖X_j‖₂ is the norm of input j over all tokens of the calibration rows, as the pruned blocks before it leave them. Scores
-are compared within each output row, k = round(s·n) of n inputs go, ties by index, and what is kept is not changed.
-Defaults: 512 rows. Cost: see `compress_exp.methods.prune.calibrated`; one number per input on top.
+are compared within each output row, s·n of n inputs go, ties by index, and what is kept is not changed. Where s·n is no
+whole number the authors take the lower one in every row; here the first rows lose one more, so that the matrix is
+exact.
+Defaults: 512 rows.
+Cost: see `compress_exp.methods.prune.calibrated`; one number per input on top.
 """
 
 from __future__ import annotations
