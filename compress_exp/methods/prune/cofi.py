@@ -214,8 +214,12 @@ class CofiPruning(ToAmount, Method):
         return model
 
     def curves(self, model: PreTrainedModel) -> dict[str, float]:
-        """The expected share that is gone."""
-        return {"sparsity": self.expected(model).item()}
+        """The share that is expected to go, in the end the one that does."""
+        gates = [gate for _, gate in owned(model, self.name, UnitGate)]
+        kept = torch.cat([gate.keep for gate in gates])
+        entries = torch.cat([gate.costs[:, 0] for gate in gates])
+        decided = float((entries * ~kept).sum() / entries.sum())
+        return {"sparsity": decided or self.expected(model).item()}
 
     def _parts(self, model: PreTrainedModel, family: Family) -> list[Slice]:
         return chosen([*attentions(model, family), *feed_forwards(model, family)], self.select)

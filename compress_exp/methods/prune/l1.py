@@ -21,7 +21,7 @@ from compress_exp.methods.base import Context
 from compress_exp.methods.parametrized import Mask, owned
 from compress_exp.methods.prune.penalty import PenaltyPruning
 from compress_exp.methods.select import Target, original
-from compress_exp.training.rate import rate_factor
+from compress_exp.training.rate import reach
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,7 +40,7 @@ def choose_strength(
     steps: int,
 ) -> float:
     """The λ whose steps sum to the median size of what is not zero, or the least that holds weights at zero."""
-    rates = budget.learning_rate * sum(rate_factor(step, steps, budget.warmup) for step in range(steps))
+    rates = reach(steps, budget)
     left = sizes[sizes > 0]
     return max(LEAST, float(left.median()) / rates) if rates and len(left) else LEAST
 

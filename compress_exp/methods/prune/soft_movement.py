@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from compress_exp.config import check_number
 from compress_exp.methods.base import Context
 from compress_exp.methods.parametrized import Mask, owned
-from compress_exp.methods.prune.movement import MovementGate
+from compress_exp.methods.prune.movement import MovementGate, warn_of_standstill
 from compress_exp.methods.prune.penalty import BERT_BASE, PenaltyPruning
 from compress_exp.methods.prune.ranking import smallest
 from compress_exp.methods.schedules import sparsity_at
@@ -53,6 +53,12 @@ class SoftMovementPruning(PenaltyPruning):
     def gate(self, target: Target, index: int, context: Context) -> Mask:
         """Scores of zero."""
         return MovementGate(original(target.modules[0]))
+
+    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
+        """Gate every selected weight."""
+        model = super().prepare(model, context)
+        warn_of_standstill(self, owned(model, self.name, MovementGate), context.steps)
+        return model
 
     def importance(self, module: nn.Module, gate: Mask) -> Tensor:
         """The scores."""

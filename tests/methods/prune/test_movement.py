@@ -191,3 +191,15 @@ def test_the_trained_tensor_is_behind_the_gate(tiny, context, method):
     before = original(module).clone()
     method.step(model, 1.0)
     assert torch.equal(original(module), before)
+
+
+@pytest.mark.parametrize(("steps", "told"), [(10, True), (2000, False)])
+def test_a_training_that_cannot_move_weights_to_zero_is_told(steps, told, tiny, context, budget, caplog):
+    slow = replace(budget, learning_rate=1e-4, warmup=0.0)
+    movement = MovementPruning(name="prune/movement", train=slow, sparsity=0.5)
+    soft = SoftMovementPruning(name="prune/soft_movement", train=slow)
+    for method in (movement, soft):
+        caplog.clear()
+        method.prepare(tiny("bert"), replace(context("bert"), steps=steps))
+        assert [f"{steps} steps move weights by at most" in line for line in caplog.messages] == [True] * told
+    assert not told or "at most 0.00055" in caplog.text
