@@ -3,15 +3,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from torch.nn.utils import prune as reference
 
 from compress_exp.config import FieldError, UserError
 from compress_exp.methods.parametrized import Mask, attached, bake, lock, mark_masked
 from compress_exp.methods.prune.magnitude import MagnitudePruning
-from compress_exp.methods.prune.ranking import ranked_masks, smallest
 from compress_exp.methods.select import Select, original, targets
 
 FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
@@ -20,46 +17,6 @@ FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
 @pytest.fixture
 def method(budget):
     return MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.5, schedule="one_shot")
-
-
-@pytest.mark.parametrize("count", [0, 1, 7, 19, 20])
-def test_smallest_marks_exactly_the_count_and_breaks_ties_by_index(count):
-    scores = torch.tensor([3.0, 1.0, 1.0, 2.0] * 5)
-    expected = np.zeros(20, dtype=bool)
-    expected[np.argsort(scores.numpy(), kind="stable")[:count]] = True
-    assert smallest(scores.view(4, 5), count).flatten().tolist() == expected.tolist()
-
-
-@pytest.mark.parametrize("sparsity", [0.0, 0.2, 0.5, 0.9])
-def test_masks_of_one_tensor_equal_torch_l1_unstructured(sparsity):
-    torch.manual_seed(0)
-    linear = torch.nn.Linear(31, 17)
-    ours = ranked_masks([linear.weight.abs()], [torch.ones_like(linear.weight, dtype=torch.bool)], sparsity, "tensor")[
-        0
-    ]
-    reference.l1_unstructured(linear, "weight", amount=sparsity)
-    assert torch.equal(ours, linear.weight_mask.bool())
-
-
-def test_global_masks_equal_torch_global_unstructured():
-    torch.manual_seed(0)
-    layers = [torch.nn.Linear(16, 16), torch.nn.Linear(16, 40)]
-    layers[1].weight.data *= 3
-    weights = [layer.weight.detach().clone() for layer in layers]
-    ours = ranked_masks(
-        [w.abs() for w in weights], [torch.ones_like(w, dtype=torch.bool) for w in weights], 0.4, "global"
-    )
-    reference.global_unstructured([(layer, "weight") for layer in layers], reference.L1Unstructured, amount=0.4)
-    for mask, layer in zip(ours, layers, strict=True):
-        assert torch.equal(mask, layer.weight_mask.bool())
-
-
-def test_energy_removed_from_a_gaussian_has_its_closed_form():
-    weight = torch.randn(1000, 1000, generator=torch.Generator().manual_seed(0))
-    for sparsity, expected in ((0.2, 0.0043), (0.5, 0.071)):
-        mask = ranked_masks([weight.abs()], [torch.ones_like(weight, dtype=torch.bool)], sparsity, "tensor")[0]
-        removed = float((weight * ~mask).square().sum() / weight.square().sum())
-        assert abs(removed - expected) < 0.001
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -111,17 +68,6 @@ def test_gradual_masks_are_nested_follow_the_cubic_schedule_and_hold_through_ada
         progress = (step + 1) / 20
         expected = 0.6 * (1 - (1 - progress) ** 3)
         assert method.curves(model)["sparsity"] == pytest.approx(expected, abs=1e-3)
-
-
-@pytest.mark.parametrize("scope", ["tensor", "global"])
-def test_masks_only_ever_lose_weights_whatever_cut_before(scope):
-    weights = [torch.randn(10, 10, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
-    before = [torch.ones(10, 10, dtype=torch.bool) for _ in weights]
-    before[0].view(-1)[:80] = False
-    after = ranked_masks([w.abs() for w in weights], before, 0.5, scope)
-    assert all(bool((new <= old).all()) for new, old in zip(after, before, strict=True))
-    zeros = [int((~mask).sum()) for mask in after]
-    assert zeros == [80, 50] if scope == "tensor" else sum(zeros) == 100
 
 
 def test_a_cut_per_tensor_follows_a_global_one(tiny, context, method):
