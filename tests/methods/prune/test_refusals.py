@@ -31,7 +31,7 @@ NOTHING = {name: ROUNDS for name in ("movement", "block_movement", "soft_movemen
     )
 }
 USUAL = {"rounds": 1, "rewind": None, "start": 0.0, "end": 1.0}
-KNOWING = ("magnitude", "random", "gradual", "iterative", "taylor", "snip", "gradient")
+KNOWING = ("magnitude", "random", "taylor")
 
 
 @pytest.mark.parametrize("variant", NOTHING)
@@ -48,12 +48,19 @@ def test_settings_that_mean_nothing_to_a_variant_are_refused_and_their_defaults_
 
 
 @pytest.mark.parametrize("variant", KNOWING)
-def test_the_other_variants_take_start_end_rounds_and_rewind(variant, data):
-    config = configure("bert", data, f"method=prune/{variant}")
-    for name, value in TIMES.items():
-        OmegaConf.update(config, f"method.prune.{name}", value, force_add=True)
-    (method,) = plan(config).stages[0].methods
-    assert (method.start, method.end, method.rounds, method.rewind) == (0.25, 0.75, 2, 0.0)
+def test_the_other_variants_take_a_start_and_an_end_or_rounds_and_rewinding(variant, data):
+    for settings in ({"start": 0.25, "end": 0.75}, ROUNDS):
+        config = configure("bert", data, f"method=prune/{variant}")
+        for name, value in settings.items():
+            OmegaConf.update(config, f"method.prune.{name}", value, force_add=True)
+        (method,) = plan(config).stages[0].methods
+        assert {name: getattr(method, name) for name in settings} == settings
+
+
+@pytest.mark.parametrize("variant", ["l0", "soft_movement"])
+def test_only_what_can_choose_a_strength_takes_none(variant, data):
+    with pytest.raises(UserError, match=r"^method\.prune\.strength: "):
+        planned("bert", data, f"method=prune/{variant}", "method.prune.strength=null")
 
 
 def test_a_learning_rate_of_zero_without_a_strength_trains_nothing_and_prunes_nothing(data, dense, tmp_path):
