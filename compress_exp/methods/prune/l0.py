@@ -97,7 +97,7 @@ class L0Pruning(PenaltyPruning):
         score_learning_rate: of log α, which follows the same warm-up and decay as the weights.
     """
 
-    strength: float | None = 125.0
+    strength: float = 125.0
     score_learning_rate: float = 0.1
 
     def __post_init__(self) -> None:
@@ -121,7 +121,7 @@ class L0Pruning(PenaltyPruning):
     def penalty(self, model: PreTrainedModel, progress: float) -> Tensor:
         """λ·Σ P(z ≠ 0) / n."""
         chances = [open_probability(gate.log_alpha).sum() for _, gate in owned(model, self.name, HardConcrete)]
-        return self.own_progress(progress) * (self.strength or 0.0) * torch.stack(chances).sum() / BERT_BASE
+        return self.own_progress(progress) * self.strength * torch.stack(chances).sum() / BERT_BASE
 
     def after_step(self, model: PreTrainedModel, learning_rate: float) -> None:
         """The next draw."""

@@ -83,7 +83,7 @@ def ranked_groups(
         sizes: with what is lost already.
         sparsity: the share of the weights to mask.
         scope: "global" compares all groups, "tensor" those of one tensor; what one tensor misses for want of smaller
-            groups the next makes up for.
+            groups the next makes up for, but what one had lost beyond its share is not given back to another.
     """
     if scope == "global":
         joined = _groups(torch.cat(list(scores)), torch.cat(list(kept)), sparsity * sum(sizes) - _lost(kept, sizes))
@@ -91,7 +91,7 @@ def ranked_groups(
     masks: list[Tensor] = []
     left = 0.0
     for score, own, size in zip(scores, kept, sizes, strict=True):
-        left += sparsity * size - _lost([own], [size])
+        left += max(0.0, sparsity * size - _lost([own], [size]))
         masks.append(_groups(score, own, left))
         left -= float(own[~masks[-1]].sum())
     return masks

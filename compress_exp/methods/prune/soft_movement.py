@@ -41,7 +41,7 @@ class SoftMovementPruning(PenaltyPruning):
         score_learning_rate: of the scores, which follow the same warm-up and decay as the weights.
     """
 
-    strength: float | None = 400.0
+    strength: float = 400.0
     threshold: float = 0.1
     score_learning_rate: float = 0.01
 
@@ -73,7 +73,7 @@ class SoftMovementPruning(PenaltyPruning):
     def penalty(self, model: PreTrainedModel, progress: float) -> Tensor:
         """λ·Σ σ(S) / n."""
         sums = [gate.scores.sigmoid().sum() for _, gate in owned(model, self.name, MovementGate)]
-        strength = sparsity_at(self.own_progress(progress), self.strength or 0.0, "cubic")
+        strength = sparsity_at(self.own_progress(progress), self.strength, "cubic")
         return strength * torch.stack(sums).sum() / BERT_BASE
 
     def step(self, model: PreTrainedModel, progress: float) -> None:

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import csv
 import math
 from dataclasses import replace
 
 import pytest
 import torch
 
+from compress_exp.export.artifact import load
+from compress_exp.layers.surgery import pruned_modules
 from compress_exp.methods.parametrized import bake, owned
 from compress_exp.methods.prune.l0 import HardConcrete, L0Pruning, open_probability, sampled, stretched
+from compress_exp.pipeline import apply_stage, publish
+from tests.experiments import planned
 
 
 @pytest.fixture
@@ -75,3 +80,20 @@ def test_without_trimming_it_reports_what_closed(tiny, context, method):
     for gate in gates:
         gate.log_alpha.data[:, ::4] = -5.0
     assert free.curves(model)["sparsity"] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("family", "scope"), [("bert", "tensor"), ("gpt2", "row")])
+def test_the_last_row_of_the_curves_tells_the_zeros_of_the_artifact(family, scope, data, dense, tmp_path):
+    trim = ("method.prune.trim=true", "method.prune.sparsity=0.55", f"method.prune.scope={scope}")
+    plan = planned(family, data, "method=prune/l0", *trim, "method.prune.train.max_steps=12")
+    base = dense(plan)
+    built = apply_stage(plan, 0, base, base, tmp_path)
+    publish(built, tmp_path)
+    weights = [module.weight for _, module in pruned_modules(load(tmp_path))]
+    zeros, count = sum(int((w == 0).sum()) for w in weights), sum(w.numel() for w in weights)
+    with (tmp_path / "history.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert count == 4 * (4 * 32 * 32 + 2 * 32 * 64) and [row["step"] for row in rows] == ["0", "10", "11"]
+    assert zeros == sum(round(0.55 * weight.numel()) for weight in weights)
+    assert float(rows[-1]["sparsity"]) == pytest.approx(zeros / count, rel=1e-6)
+    assert float(rows[0]["sparsity"]) == 0.0

@@ -14,6 +14,7 @@ from compress_exp.methods.prune.saliency import mean_over_batches
 from compress_exp.methods.prune.snip import SnipPruning
 from compress_exp.methods.prune.taylor import TaylorPruning
 from compress_exp.methods.select import Select, targets
+from compress_exp.tasks.base import IGNORED
 from tests.experiments import planned
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
@@ -72,20 +73,46 @@ def test_gradient_and_taylor_average_over_batches_after_taking_magnitudes(tiny, 
     assert not torch.allclose(gradient, ((each[0] + each[1]) / 2).abs(), rtol=1e-2)
 
 
-def test_the_first_order_error_falls_with_the_square_of_the_weights(tiny, place):
+def test_the_first_order_error_falls_with_the_square_of_the_weights(tiny, place, budget):
     model = tiny("bert").double()
-    loss = next(losses(model, place))
+    one = replace(place, calibration=lambda count: place.calibration(1))
+    chosen = targets(model, one.family, Select())
+    index = next(number for number, target in enumerate(chosen) if target.names[0] == QUERY)
+    signed = mean_over_batches(model, chosen, one, 1, lambda gradient, weight: gradient * weight)[index]
+    squares = TaylorPruning(name="prune/taylor", train=budget, sparsity=0.5).fixed_scores(model, chosen, one)[index]
+    torch.testing.assert_close(squares, signed.square())
+    with torch.no_grad():
+        before = next(losses(model, place)).item()
     weight = model.get_parameter(f"{QUERY}.weight")
-    change = 40 * float((torch.autograd.grad(loss, weight)[0] * weight.detach())[0].sum())
     row = weight.data[0].clone()
 
     def error(scale: float) -> float:
+        """What the scores of a row miss of the loss's change when the row shrinks."""
         weight.data[0] = row * (1 - 40 * scale)
         with torch.no_grad():
-            moved = float(next(losses(model, place)))
-        return abs(moved - loss.item() + scale * change)
+            moved = next(losses(model, place)).item()
+        return abs(moved - before + 40 * scale * float(signed[0].sum()))
 
     assert error(0.1) / error(0.05) == pytest.approx(4.0, rel=0.1)
+
+
+@pytest.mark.parametrize("ignored", [0, 1])
+def test_a_batch_without_positions_counts_as_one_that_says_nothing(ignored, tiny, data, context):
+    generator = torch.Generator().manual_seed(3)
+    batches = []
+    for _ in range(2):
+        ids = torch.randint(5, 300, (3, 9), generator=generator)
+        batches.append({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()})
+    batches[ignored]["labels"].fill_(IGNORED)
+    place = replace(context("gpt2"), task=planned("gpt2", data).task, calibration=lambda count: batches[:count])
+    model = tiny("gpt2")
+    chosen = targets(model, place.family, Select())
+    alone = replace(place, calibration=lambda count: [batches[1 - ignored]])
+    for statistic in (lambda g, w: g.abs(), lambda g, w: (g * w).square()):
+        both, one = (mean_over_batches(model, chosen, here, 2, statistic) for here in (place, alone))
+        for found, expected in zip(both, one, strict=True):
+            assert bool(found.isfinite().all()) and bool(expected.any())
+            torch.testing.assert_close(found, expected / 2, rtol=1e-6, atol=0)
 
 
 def test_the_scores_ignore_dropout_and_leave_the_model_as_it_was(tiny, place):

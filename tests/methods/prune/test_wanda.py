@@ -7,18 +7,13 @@ import pytest
 import torch
 
 from compress_exp.config import FieldError
-from compress_exp.layers.int8 import Int8Linear
-from compress_exp.layers.surgery import is_pruned
 from compress_exp.methods.parametrized import Mask, attached, bake, lock, mark_masked
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.prune.ranking import ranked_masks
 from compress_exp.methods.prune.wanda import SquaredNorms, WandaPruning, wanda_scores
 from compress_exp.methods.select import Select, original, targets
 from compress_exp.models.families.base import is_conv1d
-from compress_exp.pipeline import apply_stage, run_stage
 from compress_exp.training.forward import forward_logits
-from compress_exp.training.trainer import Bar
-from tests.experiments import planned
 
 FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
 
@@ -178,21 +173,6 @@ def test_it_goes_on_from_an_earlier_pruning(tiny, context, method, budget):
             assert torch.equal((~mask.mask).sum(1), expected)
 
 
-def test_masks_hold_while_the_rest_trains(tiny, context, method, budget, batch):
-    method = replace(method, train=budget)
-    model = method.prepare(tiny("gpt2"), context("gpt2"))
-    masks = {module: attached(module, Mask).mask.clone() for module in model.modules() if attached(module, Mask)}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
-    for step in range(3):
-        forward_logits(model, batch).square().mean().backward()
-        method.step(model, (step + 1) / 3)
-        optimizer.step()
-        optimizer.zero_grad()
-    for module, mask in masks.items():
-        assert torch.equal(attached(module, Mask).mask, mask)
-        assert bool((module.weight[~mask] == 0).all()) and bool((module.weight[mask] != 0).all())
-
-
 def test_a_number_of_parameters_is_reached(tiny, context, method):
     model = tiny("bert")
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -222,55 +202,3 @@ def test_values_out_of_range_are_refused(settings, field, budget):
 def test_weights_outside_the_blocks_are_refused_in_the_plan(method, facts):
     with pytest.raises(FieldError, match="'embedding' lies outside"):
         replace(method, select=Select(roles=("embedding",))).check(facts("bert"))
-
-
-@pytest.mark.parametrize("variant", ["wanda", "sparsegpt", "n_m"])
-def test_at_once_with_quantization_the_masks_hold(variant, data, dense, tmp_path):
-    at_once = (f"method=[prune/{variant},quant]", "stages=[[prune,quant]]", "method.prune.train.max_steps=3")
-    plan = planned("gpt2", data, *at_once)
-    base = dense(plan)
-    built = apply_stage(plan, 0, base, base, tmp_path)
-    assert built.steps == 3 and built.history[-1]["sparsity"] == pytest.approx(0.5, abs=1e-3)
-    packed = [module for module in built.model.modules() if isinstance(module, Int8Linear) and is_pruned(module)]
-    assert len(packed) == 4 * len(list(built.model.transformer.h))
-    assert all(float((module.weight == 0).float().mean()) >= 0.499 for module in packed)
-    if variant == "n_m":
-        assert all(bool(((module.weight.view(-1, 4) != 0).sum(1) <= 2).all()) for module in packed)
-
-
-@pytest.mark.parametrize("variant", ["wanda", "sparsegpt"])
-def test_with_a_budget_a_killed_run_goes_on_to_the_same_bits(variant, data, dense, tmp_path, monkeypatch):
-    settings = (f"method=prune/{variant}", "method.prune.train.max_steps=3", "train.checkpoint_steps=1")
-    plan = planned("bert", data, *settings)
-    base, places = dense(plan), [tmp_path / "a", tmp_path / "b"]
-    for place in places:
-        place.mkdir()
-    run_stage(plan, 0, base, base, places[0])
-    with monkeypatch.context() as patch:
-        patch.setattr(Bar, "on_train_batch_end", die_at_step_two)
-        with pytest.raises(KeyboardInterrupt):
-            run_stage(plan, 0, base, base, places[1])
-    run_stage(plan, 0, base, base, places[1])
-    for name in ("model.safetensors", "history.csv"):
-        assert (places[0] / name).read_bytes() == (places[1] / name).read_bytes()
-
-
-def die_at_step_two(self, trainer, *rest):
-    if trainer.global_step == 2:
-        raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("variant", ["wanda", "sparsegpt"])
-def test_two_processes_share_the_calibration_rows_and_agree_with_one(variant, data, dense, tmp_path):
-    weights = []
-    for devices in (1, 2):
-        settings = (f"method=prune/{variant}", "method.prune.train.max_steps=1", f"train.devices={devices}")
-        plan = planned("bert", data, *settings, "train.learning_rate=0", "task.batch_size=8")
-        place = tmp_path / str(devices)
-        place.mkdir()
-        weights.append(apply_stage(plan, 0, dense(plan), dense(plan), place).model.state_dict())
-    same = [float(((weights[1][name] != 0) == (tensor != 0)).float().mean()) for name, tensor in weights[0].items()]
-    assert min(same) > 0.99
-    for name, tensor in weights[0].items():
-        both = (tensor != 0) & (weights[1][name] != 0)
-        torch.testing.assert_close(weights[1][name][both], tensor[both], rtol=1e-3, atol=1e-3)
