@@ -114,7 +114,7 @@ def test_pruning_and_quantization_at_once_leave_int8_weights_with_the_zeros(vari
 
 @pytest.mark.parametrize(("variant", "family"), BEFORE_QUANTIZATION)
 def test_what_is_pruned_is_quantized_afterwards(variant, family, data, dense, store, tmp_path):
-    rate = 1e-4
+    rate = 1e-3
     settings = (*chosen(variant)[1:], f"method.quant.train.learning_rate={rate}")
     plan = planned(family, data, f"method=[{variant},quant]", *settings)
     base = dense(plan)
