@@ -30,7 +30,9 @@ def cut(variant: str, data: Path, baseline: Path, directory: Path) -> Any:
 
 def main(port: str, data: str, baseline: str, directory: str, *variants: str) -> None:
     die_with_parent(os.getppid())
-    join(TCPStore(LOCALHOST, int(port), 2, False, TIMEOUT, wait_for_workers=False), 1, 2)
+    store = TCPStore(LOCALHOST, int(port), 2, False, TIMEOUT, wait_for_workers=False)
+    store.set("ready", "1")
+    join(store, 1, 2)
     for variant in variants:
         cut(variant, Path(data), Path(baseline), Path(directory))
     destroy_process_group()

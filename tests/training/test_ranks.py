@@ -120,6 +120,9 @@ def test_two_processes_prune_what_one_prunes_by_gradients(data, dense, tmp_path)
     root = Path(__file__).parents[2]
     other = subprocess.Popen([sys.executable, "-m", "tests.training.ranks_child", *places, *variants], cwd=root)
     try:
+        while not store.check(["ready"]):
+            assert other.poll() is None
+            time.sleep(0.02)
         join(store, 0, 2)
         two = [cut(variant, data, base, tmp_path / "first of two").model for variant in variants]
         destroy_process_group()
