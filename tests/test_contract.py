@@ -2,65 +2,58 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.utils import parametrize
 
-from compress_exp.config import CONF, UserError
+from compress_exp.config import UserError
 from compress_exp.export.artifact import load
 from compress_exp.layers.int8 import Int8Linear
 from compress_exp.layers.surgery import pruned_modules
-from compress_exp.models.families.base import blocks, family_of, is_conv1d
-from compress_exp.pipeline import apply_stage, publish, run_stage
+from compress_exp.methods.parametrized import Mask, owned
+from compress_exp.methods.select import original
+from compress_exp.models.families.base import is_conv1d
+from compress_exp.pipeline import apply_stage, publish, run_stage, train_stage
 from compress_exp.training.forward import forward_logits
 from compress_exp.training.trainer import Bar
 from tests.experiments import planned
+from tests.variants import (
+    FAMILIES,
+    FILES,
+    FIRST,
+    LATE,
+    PRUNING,
+    SHRINKING,
+    TRAINED,
+    VARIANTS,
+    chosen,
+    fixed_batch,
+    trained,
+)
 
-
-def text_of(variant):
-    return (CONF / "method" / f"{variant}.yaml").read_text()
-
-
-VARIANTS = sorted(str(path.relative_to(CONF / "method").with_suffix("")) for path in (CONF / "method").rglob("*.yaml"))
-ALIASES = {name for name in VARIANTS if any(other.startswith(name + "/") for other in VARIANTS)}
-VARIANTS = [name for name in VARIANTS if name not in ALIASES]
-FAMILIES = ("bert", "gpt2", "t5")
-PAIRS = [(variant, family) for variant in VARIANTS for family in FAMILIES]
+WRITTEN = ("model.safetensors", "config.json", "history.csv")
+PAIRS = [(variant, family) for variant in VARIANTS for family in FAMILIES if family != "bart" or variant in PRUNING]
 PAIRS += [
-    (variant, family)
-    for variant in ("finetune", "prune/magnitude", "prune/structured", "quant/static", "distill/hard")
-    for family in ("albert", "bart")
+    (variant, family) for variant in ("finetune", "quant/static", "distill/hard") for family in ("albert", "bart")
 ]
-PAIRS.append(("prune/layers", "bart"))
-TRAINED = [name for name in VARIANTS if "max_steps: 0" not in text_of(name)]
-RESUMED = [(variant, family) for variant in TRAINED for family in FAMILIES]
-SETTINGS = {  # what three steps and small widths need
-    "prune/block_movement": ["block=[8,8]"],
-    "prune/lottery_ticket": ["rounds=2", "scope=tensor"],
-    "prune/snip": ["scope=tensor"],
-    "prune/vocabulary": ["minimum_count=60"],
-    "prune/soft_movement": ["trim=true", "sparsity=0.5", "scope=tensor"],
-    "prune/l0": ["trim=true", "sparsity=0.5", "scope=tensor"],
-    "prune/l1": ["trim=true", "sparsity=0.5", "scope=tensor"],
-    "prune/group_lasso": ["trim=true", "sparsity=0.5", "scope=tensor"],
-}
-FIRST = ("prune/lottery_ticket",)  # what begins before the baseline was trained
-LATE = ("prune/cofi",)  # what changes shapes after training, which units being a result of it
-SHRINKING = [f"prune/{name}" for name in ("heads", "neurons", "structured", "layers")]
-FILES = ("model.safetensors", "config.json", "history.csv")
-
-
-def chosen(variant, key=None):
-    """The overrides that choose a variant."""
-    family = variant.partition("/")[0]
-    first = f"method={variant}" if key is None else f"+method@method.{key}={variant}"
-    return [first, *(f"method.{key or family}.{item}" for item in SETTINGS.get(variant, ()))]
+PAIRS += [(variant, "albert") for variant in ("prune/magnitude", "prune/structured")]
+SCORES = [f"prune/{name}" for name in ("magnitude", "random", "gradient", "snip", "taylor")]  # else they are gradual
+RESUMED = [
+    (variant, family)
+    for variant in TRAINED
+    for family in (("gpt2", "bart") if variant in SCORES else ("bert", "gpt2", "t5"))
+]
+IF_ASKED = [("prune/wanda", "t5"), ("prune/sparsegpt", "bart"), ("prune/n_m", "gpt2"), ("prune/vocabulary", "t5")]
+ONE_BLOCK = ("model.architecture.num_layers=1", "model.architecture.num_decoder_layers=1")
 
 
 @pytest.fixture(scope="module")
@@ -74,29 +67,46 @@ def expected(place):
     return place / "expected"
 
 
-def fixed_batch(model):
-    ids = torch.arange(1, 25).view(2, 12) * 7 % (model.config.vocab_size - 5) + 5
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.flip(1)}
+@pytest.fixture(scope="module")
+def finished(place, data, dense):
+    """`finished("bert", *overrides)`: the plan, what came of its stage, and where it is published; built once."""
+
+    @functools.cache
+    def finish(family, *overrides):
+        plan = planned(family, data, *overrides)
+        base = dense(plan)
+        directory = Path(tempfile.mkdtemp(dir=place))
+        built = apply_stage(plan, 0, base, base, directory)
+        publish(built, directory)
+        return plan, built, directory
+
+    return finish
+
+
+@pytest.fixture(scope="module")
+def expect(place, expected):
+    """Note an artifact with its logits for the reload test; a plain one is to need no import of ours."""
+
+    def note(name, built, directory, plain=False):
+        with torch.no_grad():
+            logits = forward_logits(built.model, fixed_batch(built.model)).float()
+        entry = {"path": str(directory), "plain": plain, "logits": logits.tolist()}
+        expected.mkdir(exist_ok=True)
+        (expected / f"{name}.json").write_text(json.dumps(entry))
+
+    return note
 
 
 @pytest.mark.parametrize(("variant", "family"), PAIRS)
-def test_it_composes_trains_converts_and_is_published(variant, family, place, data, dense, expected):
-    plan = planned(family, data, *chosen(variant))
-    stage = plan.stages[0]
+def test_it_composes_trains_converts_and_is_published(variant, family, dense, finished, expect):
+    plan, built, directory = finished(family, *chosen(variant))
+    stage, base = plan.stages[0], dense(plan)
     assert stage.methods[0].name in (variant, f"{variant}/{variant}")
-    base = dense(plan)
-    directory = place / f"{variant.replace('/', '.')}-{family}"
-    directory.mkdir()
-    built = apply_stage(plan, 0, base, base, directory)
     assert not any(parametrize.is_parametrized(module) for module in built.model.modules())
     assert built.steps == (3 * stage.methods[0].trainings if stage.trains else 0)
     assert all(math.isfinite(value) for row in built.history for value in row.values())
     assert not built.history or built.history[-1]["step"] == built.steps - 1
-    with torch.no_grad():
-        logits = forward_logits(built.model, fixed_batch(built.model)).float()
-    publish(built, directory)
-    expected.mkdir(exist_ok=True)
-    (expected / f"{directory.name}.json").write_text(json.dumps({"path": str(directory), "logits": logits.tolist()}))
+    expect(f"{variant.replace('/', '.')}-{family}", built, directory)
     kind = variant.partition("/")[0]
     if kind in ("prune", "quant") or (kind == "distill" and family != "albert"):
         assert (directory / "model.safetensors").stat().st_size < (base / "model.safetensors").stat().st_size
@@ -104,21 +114,38 @@ def test_it_composes_trains_converts_and_is_published(variant, family, place, da
         assert (directory / "model.safetensors").stat().st_size == (base / "model.safetensors").stat().st_size
 
 
-@pytest.mark.parametrize(("variant", "family"), RESUMED)
-def test_an_interrupted_run_ends_bit_identical(variant, family, place, data, dense, monkeypatch):
-    plan = planned(family, data, *chosen(variant), "train.checkpoint_steps=1")
+@pytest.mark.parametrize(
+    ("variant", "family", "overrides"),
+    [
+        ("prune/layers", "bert", ()),
+        ("prune/layers", "t5", ()),
+        ("prune/neurons", "bert", ()),
+        ("prune/neurons", "gpt2", ()),
+        ("prune/heads", "t5", ("method.prune.scope=layer", *ONE_BLOCK)),  # T5's blocks share a bias for every head
+    ],
+)
+def test_what_is_uniform_is_an_ordinary_architecture(variant, family, overrides, finished, expect):
+    _, built, directory = finished(family, *chosen(variant), *overrides)
+    assert "quantization_config" not in json.loads((directory / "config.json").read_text())
+    expect(f"plain-{variant.replace('/', '.')}-{family}", built, directory, plain=True)
+
+
+@pytest.mark.parametrize(("variant", "family"), RESUMED + IF_ASKED)
+def test_an_interrupted_run_ends_bit_identical(variant, family, place, data, dense, finished, monkeypatch):
+    _, _, undisturbed = finished(family, *trained(variant))
+    plan = planned(family, data, *trained(variant), "train.checkpoint_steps=1")
     base = dense(plan)
-    undisturbed = place / "undisturbed" / f"{variant.replace('/', '.')}-{family}"
-    disturbed = place / "disturbed" / undisturbed.name
-    for directory in (undisturbed, disturbed):
-        directory.mkdir(parents=True)
-    run_stage(plan, 0, base, base, undisturbed)
+    disturbed = place / "disturbed" / f"{variant.replace('/', '.')}-{family}"
+    disturbed.mkdir(parents=True)
     with monkeypatch.context() as patch:
         patch.setattr(Bar, "on_train_batch_end", _die_at_step_two)
         with pytest.raises(Killed):
             run_stage(plan, 0, base, base, disturbed)
+    steps = []
+    monkeypatch.setattr(Bar, "on_train_batch_end", lambda self, trainer, *rest: steps.append(trainer.global_step))
     run_stage(plan, 0, base, base, disturbed)
-    for name in FILES:
+    assert steps[0] == 2 + 1
+    for name in WRITTEN:
         assert (undisturbed / name).read_bytes() == (disturbed / name).read_bytes(), name
 
 
@@ -131,12 +158,15 @@ def _die_at_step_two(self, trainer, *rest):
         raise Killed
 
 
-@pytest.mark.parametrize(("variant", "family"), [(v, f) for v, f in PAIRS if f in FAMILIES and v not in FIRST])
+LATER = [*RESUMED, *((v, f) for v in VARIANTS if v not in TRAINED for f in ("bert", "gpt2", "t5"))]
+
+
+@pytest.mark.parametrize(("variant", "family"), [(v, f) for v, f in LATER if v not in FIRST])
 def test_pruned_weights_stay_pruned_in_every_later_stage(variant, family, place, data, dense, store):
     overrides = [f"method=[prune,{variant}]"]
     if variant.startswith("prune"):
         sparsity = "0.5" if variant in (*SHRINKING, *LATE) else "0.7"
-        more = [f"method.prune2.sparsity={sparsity}"] if "sparsity" in text_of(variant) else []
+        more = [f"method.prune2.sparsity={sparsity}"] if "sparsity" in FILES[variant].read_text() else []
         overrides = ["method=prune", *chosen(variant, "prune2"), *more]
     plan = planned(family, data, *overrides)
     base = dense(plan)
@@ -145,22 +175,39 @@ def test_pruned_weights_stay_pruned_in_every_later_stage(variant, family, place,
     directory.mkdir(parents=True)
     model = apply_stage(plan, 1, pruned, base, directory).model
     before, after = dict(pruned_modules(load(pruned))), dict(pruned_modules(model))
-    if variant in SHRINKING:
-        untrained = planned(family, data, *overrides, "method.prune2.train.max_steps=0")
-        before = dict(pruned_modules(apply_stage(untrained, 1, pruned, base, directory).model))
-    assert after
+    smaller = variant in (*SHRINKING, *LATE) or variant.startswith("distill")
+    assert set(after) == ({name for name in before if _has(model, name)} if smaller else set(before)) != set()
     for name, module in after.items():
-        if variant.startswith("distill") or variant in LATE:
-            assert float((module.weight == 0).float().mean()) >= 0.4
+        if smaller:
+            like = [old.weight != 0 for other, old in before.items() if _kind(other) == _kind(name)]
+            assert any(_cut_from(module.weight != 0, pattern) for pattern in like), name
         else:
             turned = is_conv1d(before[name]) and isinstance(module, Int8Linear)
             zeros = before[name].weight.T == 0 if turned else before[name].weight == 0
             assert bool((module.weight == 0)[zeros].all()), name
 
 
-@pytest.mark.parametrize(("variant", "family"), [(v, f) for v, f in RESUMED if not v.startswith("distill")])
+def _has(model, name):
+    return name in dict(model.named_modules())
+
+
+def _kind(name):
+    """A module's name without the number of its layer."""
+    return re.sub(r"\d+", "", name)
+
+
+def _cut_from(pattern, whole):
+    """Whether a pattern of zeros is some rows, or some columns, of another, each once and in order."""
+    for axis in (0, 1):
+        lines, others = pattern.movedim(axis, 0).tolist(), iter(whole.movedim(axis, 0).tolist())
+        if pattern.shape[1 - axis] == whole.shape[1 - axis] and all(line in others for line in lines):
+            return True
+    return False
+
+
+@pytest.mark.parametrize(("variant", "family"), [(v, f) for v, f in RESUMED + IF_ASKED if not v.startswith("distill")])
 def test_it_learns_from_a_teacher(variant, family, place, data, dense):
-    plan = planned(family, data, *chosen(variant), "loss=soft_targets")
+    plan = planned(family, data, *trained(variant), "loss=soft_targets")
     base = dense(plan)
     directory = place / "teacher" / f"{variant.replace('/', '.')}-{family}"
     directory.mkdir(parents=True)
@@ -170,52 +217,51 @@ def test_it_learns_from_a_teacher(variant, family, place, data, dense):
     assert history[0]["loss"] == pytest.approx(terms, rel=1e-5)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "bart"])
+@pytest.mark.parametrize("variant", ["prune/l0", "prune/l1", "prune/group_lasso"])
+def test_trimming_compares_all_weights_where_the_file_says_so(variant, family, place, data, dense):
+    plan = planned(family, data, *chosen(variant))
+    assert plan.stages[0].methods[0].scope == "global"
+    base = dense(plan)
+    directory = place / "trimmed" / f"{variant.replace('/', '.')}-{family}"
+    directory.mkdir(parents=True)
+    holders = owned(train_stage(plan, 0, base, base, directory).model, variant, Mask)
+    scores = [gate.log_alpha if variant == "prune/l0" else original(module).abs() for module, gate in holders]
+    scores = [score.detach().double() for score in scores]
+    kept = torch.cat([gate.mask.flatten() for _, gate in holders])
+    total = kept.numel()
+    if variant == "prune/group_lasso":
+        axes = [0 if is_conv1d(module) else 1 for module, _ in holders]
+        scores = [
+            score.pow(2).mean(axis, keepdim=True).sqrt().expand_as(score)
+            for score, axis in zip(scores, axes, strict=True)
+        ]
+        assert abs(int((~kept).sum()) - total / 2) <= 64 / 2
+    else:
+        assert int((~kept).sum()) == total // 2
+    joined = torch.cat([score.flatten() for score in scores])
+    assert joined[kept].min() >= joined[~kept].max() * (1 - 1e-6)
+    shares = [float((~gate.mask).float().mean()) for _, gate in holders]
+    assert max(shares) - min(shares) > 0.01
+
+
 @pytest.mark.parametrize("variant", FIRST)
 def test_what_begins_before_the_baseline_comes_first(variant, data):
     with pytest.raises(UserError, match="starts from the pretrained weights; put it first"):
         planned("bert", data, "method=prune", *chosen(variant, "prune2"))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("variant", [*SHRINKING, *LATE])
-def test_smaller_models_are_quantized_at_once(variant, family, place, data, dense):
-    plan = planned(family, data, f"method=[{variant},quant]", "stages=[[prune,quant]]")
-    base = dense(plan)
-    directory = place / "at-once" / f"{variant.replace('/', '.')}-{family}"
-    directory.mkdir(parents=True)
-    built = apply_stage(plan, 0, base, base, directory)
-    dense_ones, packed = (
-        [module for block in blocks(model, family_of(family)).values() for _, module in block.values()]
-        for model in (load(base), built.model)
-    )
-    assert packed and all(isinstance(module, Int8Linear) for module in packed)
-    assert sum(module.weight.numel() for module in packed) < 0.85 * sum(m.weight.numel() for m in dense_ones)
-    publish(built, directory)
-    with torch.no_grad():
-        expected = forward_logits(built.model, fixed_batch(built.model))
-        assert torch.equal(forward_logits(load(directory), fixed_batch(built.model)), expected)
-
-
-MASKING = [name for name in TRAINED if name.startswith("prune") and name not in (*SHRINKING, *LATE)]
-
-
-@pytest.mark.parametrize("variant", MASKING)
-def test_pruning_and_quantization_at_once_leave_int8_weights_with_the_zeros(variant, place, data, dense):
-    plan = planned("bert", data, f"method=[{variant},quant]", *chosen(variant)[1:], "stages=[[prune,quant]]")
-    base = dense(plan)
-    directory = place / "at-once" / variant.replace("/", ".")
-    directory.mkdir(parents=True)
-    model = apply_stage(plan, 0, base, base, directory).model
-    pruned = [module for _, module in pruned_modules(model)]
-    assert pruned and all(isinstance(module, Int8Linear) for module in pruned)
-    zeros = sum(int((module.weight == 0).sum()) for module in pruned)
-    assert zeros >= 0.49 * sum(module.weight.numel() for module in pruned)
-
-
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if name.startswith("quant")])
 def test_nothing_trains_after_packed_weights(variant, data):
     with pytest.raises(UserError, match="nothing can follow .* packed; put it last"):
         planned("bert", data, f"method=[{variant},finetune]")
+
+
+@pytest.mark.parametrize("variant", PRUNING)
+def test_no_pruning_follows_packed_weights(variant, data):
+    reason = "starts from the pretrained weights; put it first" if variant in FIRST else "packed; put it last"
+    with pytest.raises(UserError, match=f"^method\\.prune: [^\n]*{reason}$"):
+        planned("bert", data, f"method=[quant,{variant}]", *chosen(variant)[1:])
 
 
 def test_all_of_them_reload_with_equal_logits_in_one_other_process(place, expected):

@@ -1,12 +1,30 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from compress_exp.config import UserError
-from compress_exp.pipeline import apply_stage
+from compress_exp.export.artifact import load
+from compress_exp.layers.int8 import Int8Linear
+from compress_exp.layers.surgery import is_pruned, pruned_modules
+from compress_exp.models.families.base import blocks, family_of, is_conv1d
+from compress_exp.pipeline import apply_stage, publish, run_stage
+from compress_exp.training.forward import forward_logits
 from tests.experiments import planned
+from tests.variants import FAMILIES, LATE, MASKING, SHRINKING, chosen, fixed_batch, trained
 
 BOTH = "method=[prune,quant]"
+ONE_OF_EACH_KIND = ("prune/gradual", "prune/movement", "prune/l0", "prune/n_m")
+BEFORE_QUANTIZATION = [
+    ("prune/gradual", "bert"),
+    ("prune/movement", "gpt2"),
+    ("prune/l0", "t5"),
+    ("prune/wanda", "bart"),
+    ("prune/heads", "bert"),
+    ("prune/layers", "bart"),
+    ("prune/vocabulary", "t5"),
+    ("prune/cofi", "gpt2"),
+]
 
 
 def test_every_method_has_its_own_stage_unless_stages_says_otherwise(data):
@@ -53,3 +71,64 @@ def test_what_cannot_be_arranged_is_one_sentence(overrides, sentence, data):
     with pytest.raises(UserError, match=sentence) as caught:
         planned("bert", data, *overrides)
     assert "\n" not in str(caught.value)
+
+
+def published(built, directory):
+    """The model as another process would load it, once its logits are those of the one that was written."""
+    publish(built, directory)
+    again = load(directory)
+    with torch.no_grad():
+        batch = fixed_batch(again)
+        assert torch.equal(forward_logits(again, batch), forward_logits(built.model, batch))
+    return again
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("variant", [*SHRINKING, *LATE])
+def test_smaller_models_are_quantized_at_once(variant, family, data, dense, tmp_path):
+    plan = planned(family, data, f"method=[{variant},quant]", "stages=[[prune,quant]]")
+    base = dense(plan)
+    model = published(apply_stage(plan, 0, base, base, tmp_path), tmp_path)
+    dense_ones, packed = (
+        [module for block in blocks(each, family_of(family)).values() for _, module in block.values()]
+        for each in (load(base), model)
+    )
+    assert packed and all(isinstance(module, Int8Linear) for module in packed)
+    assert sum(module.weight.numel() for module in packed) < 0.85 * sum(m.weight.numel() for m in dense_ones)
+
+
+@pytest.mark.parametrize(
+    ("variant", "family"), [(v, f) for v in MASKING for f in FAMILIES if f == "bert" or v in ONE_OF_EACH_KIND]
+)
+def test_pruning_and_quantization_at_once_leave_int8_weights_with_the_zeros(variant, family, data, dense, tmp_path):
+    plan = planned(family, data, f"method=[{variant},quant]", *trained(variant)[1:], "stages=[[prune,quant]]")
+    base = dense(plan)
+    model = published(apply_stage(plan, 0, base, base, tmp_path), tmp_path)
+    pruned = [module for _, module in pruned_modules(model)]
+    inside = [module for block in blocks(model, family_of(family)).values() for _, module in block.values()]
+    assert {id(module) for module in pruned} == {id(module) for module in inside}
+    assert all(isinstance(module, Int8Linear) for module in pruned)
+    zeros = sum(int((module.weight == 0).sum()) for module in pruned)
+    assert zeros >= 0.49 * sum(module.weight.numel() for module in pruned)
+
+
+@pytest.mark.parametrize(("variant", "family"), BEFORE_QUANTIZATION)
+def test_what_is_pruned_is_quantized_afterwards(variant, family, data, dense, store, tmp_path):
+    rate = 1e-3
+    settings = (*chosen(variant)[1:], f"method.quant.train.learning_rate={rate}")
+    plan = planned(family, data, f"method=[{variant},quant]", *settings)
+    base = dense(plan)
+    parent = store.get(plan.stage_recipe(0), lambda place, check: run_stage(plan, 0, base, base, place), variant)
+    model = published(apply_stage(plan, 1, parent, base, tmp_path), tmp_path)
+    before = load(parent)
+    assert bool(list(pruned_modules(before))) == (variant in MASKING)
+    assert {name for name, _ in pruned_modules(model)} == {name for name, _ in pruned_modules(before)}
+    for block in blocks(model, family_of(family)).values():
+        for name, module in block.values():
+            assert isinstance(module, Int8Linear)
+            old = before.get_submodule(name)
+            weight, scale = old.weight.T if is_conv1d(old) else old.weight, module.weight_scale.unsqueeze(1)
+            assert bool(((module.weight * scale - weight).abs() <= scale / 2 + 4 * rate).all()), name
+            if is_pruned(old):
+                assert bool((module.weight == 0)[weight == 0].all()), name
+                assert int((weight == 0).sum()) > 0.25 * weight.numel()

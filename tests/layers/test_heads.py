@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch_pruning
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BartConfig, BartForConditionalGeneration, BertConfig, BertForSequenceClassification
 
 from compress_exp.layers.heads import attentions
 from compress_exp.layers.neurons import feed_forwards
@@ -108,28 +108,49 @@ def test_equal_t5_heads_become_an_ordinary_architecture(batch):
         assert torch.allclose(forward_logits(plain.eval(), batch), expected, atol=1e-5)
 
 
-def test_shapes_and_outputs_equal_those_of_torch_pruning():
+@pytest.mark.parametrize("name", ["bert", "bart"])  # torch-pruning sees no layer in the Conv1D of GPT-2
+def test_shapes_and_outputs_equal_those_of_torch_pruning(name):
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    config = BertConfig(vocab_size=400, attn_implementation="eager", **sizes)
-    ours = BertForSequenceClassification(config).eval()
+    if name == "bert":
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+        ours = BertForSequenceClassification(BertConfig(vocab_size=400, attn_implementation="eager", **sizes))
+        heads, neurons = [[1], [0, 3]], [[3, 5, 60], [0, 1]]
+    else:
+        each = {"attention_heads": 4, "ffn_dim": 64, "layers": 1}
+        sizes = {f"{stack}_{key}": value for stack in ("encoder", "decoder") for key, value in each.items()}
+        ours = BartForConditionalGeneration(
+            BartConfig(vocab_size=400, d_model=32, attn_implementation="eager", use_cache=False, **sizes)
+        )
+        heads, neurons = [[1], [0, 3], [2]], [[3, 5, 60], [0, 1]]
     with torch.no_grad():
-        for parameter in ours.parameters():
+        for parameter in ours.eval().parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     theirs, ids = copy.deepcopy(ours), torch.arange(1, 25).view(2, 12)
-    heads, neurons = [[1], [0, 3]], [[3, 5, 60], [0, 1]]
-    graph = torch_pruning.DependencyGraph().build_dependency(theirs, example_inputs={"input_ids": ids})
+    inputs = {"input_ids": ids} | ({"decoder_input_ids": ids.flip(1)} if name == "bart" else {})
+    if name == "bert":
+        layers = theirs.bert.encoder.layer
+        widened = [layer.intermediate.dense for layer in layers]
+        attending = [(layer.attention.self, "value", "num_attention_heads") for layer in layers]
+    else:
+        encoder, decoder = theirs.model.encoder.layers[0], theirs.model.decoder.layers[0]
+        widened = [encoder.fc1, decoder.fc1]
+        modules = (encoder.self_attn, decoder.self_attn, decoder.encoder_attn)
+        attending = [(module, "v_proj", "num_heads") for module in modules]
+    graph = torch_pruning.DependencyGraph().build_dependency(
+        theirs, example_inputs=inputs, forward_fn=lambda model, given: model(**given).logits
+    )
     out = torch_pruning.prune_linear_out_channels
-    for layer, gone_heads, gone in zip(theirs.bert.encoder.layer, heads, neurons, strict=True):
-        graph.get_pruning_group(layer.intermediate.dense, out, idxs=gone).prune()
-        channels = [8 * head + offset for head in gone_heads for offset in range(8)]
-        graph.get_pruning_group(layer.attention.self.value, out, idxs=channels).prune()
-        layer.attention.self.num_attention_heads -= len(gone_heads)
-    family = family_of("bert")
+    for layer, gone in zip(widened, neurons, strict=True):
+        graph.get_pruning_group(layer, out, idxs=gone).prune()
+    for (attention, value, count), gone in zip(attending, heads, strict=True):
+        channels = [8 * head + offset for head in gone for offset in range(8)]
+        graph.get_pruning_group(getattr(attention, value), out, idxs=channels).prune()
+        setattr(attention, count, getattr(attention, count) - len(gone))
+    family = family_of(name)
     for part, gone in zip(attentions(ours, family) + feed_forwards(ours, family), heads + neurons, strict=True):
         part.keep(ours, [index for index in range(part.count) if index not in gone])
-    for name, parameter in theirs.named_parameters():
-        assert torch.equal(parameter, ours.get_parameter(name)), name
-    assert inputs_of(ours.bert.encoder.layer[1].attention.output.dense) == 16
+    for key, parameter in theirs.named_parameters():
+        assert torch.equal(parameter, ours.get_parameter(key)), key
+    assert inputs_of(attentions(ours, family)[1].output) == 16
     with torch.no_grad():
-        assert torch.equal(ours(input_ids=ids).logits, theirs(input_ids=ids).logits)
+        assert torch.equal(ours(**inputs).logits, theirs(**inputs).logits)

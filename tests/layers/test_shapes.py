@@ -25,12 +25,13 @@ from compress_exp.training.forward import forward_logits
 from tests.slimming import FAMILIES, build, family_name, shrink, some
 
 PLAIN = """
-import sys, torch, transformers
-model = getattr(transformers, sys.argv[2]).from_pretrained(sys.argv[1]).eval()
+import pathlib, sys, torch, transformers
 ids = torch.arange(1, 25).view(2, 12)
-inputs = {"input_ids": ids, "decoder_input_ids": ids} if model.config.is_encoder_decoder else {"input_ids": ids}
-with torch.no_grad():
-    torch.save(model(**inputs).logits, sys.argv[3])
+for place in pathlib.Path(sys.argv[1]).iterdir():
+    model = getattr(transformers, place.name.partition("-")[0]).from_pretrained(place).eval()
+    inputs = {"input_ids": ids} | ({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})
+    with torch.no_grad():
+        torch.save(model(**inputs).logits, place / "logits.pt")
 assert "compress_exp" not in sys.modules
 """
 
@@ -72,22 +73,30 @@ def test_uneven_models_are_loaded_as_they_were_saved(name, kind, batch, context,
         assert (tmp_path / file).read_bytes() == (second / file).read_bytes(), file
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_an_equal_width_of_all_blocks_needs_no_import_of_ours(name, tmp_path, tokenizer):
-    model, family = build(name), family_of(family_name(name))
-    for part in feed_forwards(model, family):
-        part.keep(model, range(3, 27))
-    settle(model, family)
-    save(model, tokenizer, tmp_path)
-    assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())
-    script, answer = tmp_path / "plain.py", tmp_path / "logits.pt"
+def test_equal_shapes_of_all_blocks_need_no_import_of_ours(tmp_path, tokenizer):
+    expected, ids = {}, torch.arange(1, 25).view(2, 12)
+    for name in (*FAMILIES, "t5 heads"):
+        model_name, _, heads = name.partition(" ")
+        model, family = build(model_name), family_of(family_name(model_name))
+        for part in feed_forwards(model, family):
+            part.keep(model, range(3, 27))
+        if heads:
+            shrink(model, [(part, [1]) for part in attentions(model, family)])
+        settle(model, family)
+        place = tmp_path / "models" / f"{type(model).__name__}-{name}"
+        place.mkdir(parents=True)
+        save(model, tokenizer, place)
+        assert "quantization_config" not in json.loads((place / "config.json").read_text())
+        inputs = {"input_ids": ids} | ({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})
+        with torch.no_grad():
+            expected[place] = model(**inputs).logits
+    script = tmp_path / "plain.py"
     script.write_text(PLAIN)
-    command = [sys.executable, str(script), str(tmp_path), type(model).__name__, str(answer)]
+    command = [sys.executable, str(script), str(tmp_path / "models")]
     subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
-    ids = torch.arange(1, 25).view(2, 12)
-    inputs = {"input_ids": ids, "decoder_input_ids": ids} if model.config.is_encoder_decoder else {"input_ids": ids}
-    with torch.no_grad():
-        assert torch.equal(torch.load(answer, weights_only=True), model(**inputs).logits)
+    assert len(expected) == len(FAMILIES) + 1
+    for place, logits in expected.items():
+        assert torch.equal(torch.load(place / "logits.pt", weights_only=True), logits), place.name
 
 
 def test_uneven_shapes_are_told_by_name(tmp_path, tokenizer):

@@ -10,22 +10,29 @@ from __future__ import annotations
 import csv
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed import TCPStore, destroy_process_group, is_initialized
 
 from compress_exp.config import TrainConfig, UserError
+from compress_exp.export.artifact import load
 from compress_exp.pipeline import build_baseline, run_stage
 from compress_exp.progress import unheard
 from compress_exp.store import STATE
 from compress_exp.training import ranks
 from compress_exp.training.module import weighted
-from compress_exp.training.team import RankLost, check_devices, team
+from compress_exp.training.team import LOCALHOST, RankLost, check_devices, join, team
 from tests.experiments import planned, write_data
 from tests.training.preempted_child import STEPS
+from tests.training.ranks_child import SETTINGS as CUT
+from tests.training.ranks_child import cut
 from tests.training.test_preemption import FILES, read_until, saved_step, start
 
 TOLERANCE = 2e-5
@@ -102,6 +109,42 @@ def test_two_processes_remove_what_one_removes(place, data, dense):
     assert_close(one, two)
     heads = {tensor.shape for name, tensor in one[0].items() if name.endswith("attn.c_proj.weight")}
     assert len(heads) == 2
+
+
+def test_two_processes_prune_what_one_prunes_by_gradients(data, dense, tmp_path):
+    variants = ("gradient", "snip", "taylor", "heads", "neurons")
+    base = dense(planned("gpt2", data, "method=prune", *CUT))
+    one = [cut(variant, data, base, tmp_path / "one").model for variant in variants]
+    store = TCPStore(LOCALHOST, 0, 2, True, wait_for_workers=False)
+    places = [str(store.port), str(data), str(base), str(tmp_path / "two")]
+    root = Path(__file__).parents[2]
+    other = subprocess.Popen([sys.executable, "-m", "tests.training.ranks_child", *places, *variants], cwd=root)
+    try:
+        while not store.check(["ready"]):
+            assert other.poll() is None
+            time.sleep(0.02)
+        join(store, 0, 2)
+        two = [cut(variant, data, base, tmp_path / "first of two").model for variant in variants]
+        destroy_process_group()
+        assert other.wait(60) == 0
+    finally:
+        other.kill()
+        other.wait()
+        if is_initialized():
+            destroy_process_group()
+    for variant, alone, shared in zip(variants, one, two, strict=True):
+        weights, shared_weights = alone.state_dict(), shared.state_dict()
+        assert {name: tensor.shape for name, tensor in weights.items()} == {
+            name: tensor.shape for name, tensor in shared_weights.items()
+        }
+        for name, tensor in weights.items():
+            if name.endswith(".score"):
+                scale = float(tensor.abs().max())
+                torch.testing.assert_close(shared_weights[name], tensor, rtol=1e-3, atol=1e-5 * scale)
+            else:
+                assert torch.equal(shared_weights[name], tensor), (variant, name)
+        gone = sum(int((~mask).sum()) for name, mask in weights.items() if name.endswith(".mask"))
+        assert gone > 0 or alone.num_parameters() < 0.85 * load(base).num_parameters()
 
 
 def test_observed_ranges_of_two_processes_are_those_of_one(place, data, dense):

@@ -4,17 +4,18 @@ import csv
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from compress_exp.config import UserError
 from compress_exp.export.artifact import load
 from compress_exp.layers.surgery import pruned_modules
 from compress_exp.losses.task import TaskLoss
-from compress_exp.pipeline import apply_stage, run_stage
+from compress_exp.pipeline import apply_stage, publish, run_stage
 from compress_exp.store import STATE
 from compress_exp.training.checkpoint import CHECKPOINT
 from compress_exp.training.data import Batches
 from compress_exp.training.module import CompressionModule
-from compress_exp.training.trainer import fit
+from compress_exp.training.trainer import Bar, fit
 from tests.experiments import planned
 
 
@@ -35,6 +36,44 @@ def test_bf16_autocast_keeps_float32_weights(dense, data, tmp_path):
     base = dense(plan)
     built = apply_stage(plan, 0, base, base, tmp_path)
     assert {parameter.dtype for parameter in built.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("variant", "scores", "settings"),
+    [
+        ("gradual", None, []),
+        ("movement", "scores", []),
+        ("l0", "log_alpha", ["method.prune.trim=true", "method.prune.sparsity=0.5", "method.prune.scope=tensor"]),
+    ],
+)
+def test_bf16_autocast_prunes_in_float32(variant, scores, settings, dense, data, tmp_path, monkeypatch):
+    plan = planned("bert", data, f"method=prune/{variant}", "train.precision=bf16", *settings)
+    outputs, seen = set(), {}
+
+    def watch(self, trainer, module):
+        projection = module.model.bert.encoder.layer[0].intermediate.dense
+        projection.register_forward_hook(lambda *call: outputs.add(call[-1].dtype))
+
+    def look(self, trainer, module, optimizer):
+        for name, parameter in module.model.named_parameters():
+            state = [tensor.dtype for tensor in optimizer.state[parameter].values() if tensor.dim()]
+            seen.setdefault(name, set()).update({parameter.dtype, parameter.grad.dtype, *state})
+            if scores is not None and name.endswith(f".{scores}"):
+                assert bool(parameter.grad.any())
+
+    monkeypatch.setattr(Bar, "on_train_start", watch)
+    monkeypatch.setattr(Bar, "on_before_optimizer_step", look)
+    base = dense(plan)
+    publish(apply_stage(plan, 0, base, base, tmp_path), tmp_path)
+    assert outputs == {torch.bfloat16}
+    assert set().union(*seen.values()) == {torch.float32}
+    learned = [name for name in seen if "parametrizations.weight.0" in name]
+    assert len(learned) == (0 if scores is None else 6 * 4)
+    stored = load_file(tmp_path / "model.safetensors").values()
+    assert {tensor.dtype for tensor in stored if tensor.is_floating_point()} == {torch.float32}
+    pruned = [module.weight for _, module in pruned_modules(load(tmp_path))]
+    assert len(pruned) == 6 * 4
+    assert all(int((weight == 0).sum()) == weight.numel() // 2 for weight in pruned)
 
 
 def test_a_loss_that_is_not_finite_is_told_in_one_sentence(dense, data, tmp_path):
