@@ -1,7 +1,8 @@
 """Numbers of heads and neurons that an architecture's configuration cannot say: told by name, and restored by name.
 
 What it can say (one feed-forward width for all blocks of a stack; where heads have a width of their own, one number of
-heads for all) is written into the configuration instead, so that the model is an ordinary one.
+heads for all, and the same ones where T5 shares their bias) is written into the configuration instead, so that the
+model is an ordinary one.
 """
 
 from __future__ import annotations
