@@ -18,6 +18,7 @@ from pathlib import Path
 
 from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
+from compress_exp.arguments import add_outputs
 from compress_exp.lease import AT_ONCE, SECONDS, holder, lease_file, spoil_if_abandoned
 from compress_exp.leftovers import REMOVED, Leftover, leftovers
 from compress_exp.references import Reader
@@ -29,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m compress_exp.clean",
         description="List what is half-built or no longer referred to in outputs, and remove it with --yes.",
     )
-    parser.add_argument("outputs", nargs="?", default="outputs", type=Path, help="where the runs were written")
+    add_outputs(parser)
     parser.add_argument("--yes", action="store_true", help="remove what is listed")
     args = parser.parse_args(arguments)
     try:

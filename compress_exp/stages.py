@@ -80,6 +80,11 @@ def _stage(members: list[tuple[str, Method]], train: TrainConfig, loss: Loss) ->
         return Stage(keys, methods, own[0] if own else loss, methods[0].train)
     names = ", ".join(key for key, _ in members)
     for key, method in members:
+        if train.trains and not method.trains:
+            raise UserError(
+                f"stages: {key} does not train, and methods at once ({names}) train together; set "
+                f"method.{key}.train.max_steps=null, or give it a stage of its own"
+            )
         if method.train.identity() != train.identity():
             raise UserError(
                 f"stages: {key} has a budget of its own, and methods at once ({names}) share the root's; "

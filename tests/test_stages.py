@@ -58,7 +58,7 @@ def test_a_student_is_pruned_while_it_learns(data, dense, tmp_path):
         ([BOTH, "stages=[[prune,quantize]]"], "stages: 'quantize' is no key of method; did you mean quant"),
         ([BOTH, "stages=[[prune]]"], "stages: quant is to appear once, not 0 times"),
         ([BOTH, "stages=[[prune,quant],[prune]]"], "stages: prune is to appear once, not 2 times"),
-        (["method=[prune,quant/static]", "stages=[[prune,quant]]"], "stages: quant has a budget of its own"),
+        (["method=[prune,quant/static]", "stages=[[prune,quant]]"], "stages: quant does not train"),
         ([BOTH, "stages=[[quant,prune]]"], "nothing can follow quant/int8"),
         (["method=[prune,distill]", "stages=[[prune,distill]]"], "stages: distill replaces the model; put it first"),
         (

@@ -262,3 +262,11 @@ def _until(controller: int, wanted: str) -> str:
         if select.select([controller], [], [], 0.1)[0]:
             shown += os.read(controller, 65536).decode(errors="replace")
     return shown
+
+
+def test_the_directory_may_be_written_as_the_main_command_writes_it(tmp_path: Path, capsys: Any) -> None:
+    run(tmp_path, "a", record=True)
+    assert main([str(tmp_path)]) == 0
+    plain = capsys.readouterr().out
+    assert main([f"outputs={tmp_path}"]) == 0
+    assert capsys.readouterr().out == plain

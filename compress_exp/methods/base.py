@@ -180,7 +180,9 @@ class Method:
             FieldError: naming a setting, and what to do.
         """
         if facts.packed and self.starts_from == "parent":
-            raise FieldError("", f"nothing can follow {facts.packed}, whose weights are packed; put it last")
+            raise FieldError(
+                "", f"nothing can follow {facts.packed}, whose weights are packed; put {facts.packed} last"
+            )
         if facts.pruned and not self.preserves_sparsity:
             raise FieldError("", f"{self.name} would undo the pruning before it; put it first")
         known = {*facts.family.roles.values(), *OUTSIDE_BLOCKS}

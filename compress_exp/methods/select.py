@@ -72,7 +72,8 @@ def targets(model: PreTrainedModel, family: Family, select: Select) -> list[Targ
     found = matching(model, family, select)
     if not found:
         known = ", ".join(sorted(known_roles(model, family)))
-        raise FieldError("select", f"no weight matched; roles of this model: {known}")
+        example = next(iter(roles(model, family)), "")
+        raise FieldError("select", f"no weight matched; roles of this model: {known}; names are such as {example}")
     return found
 
 

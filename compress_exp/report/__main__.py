@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import webbrowser
-from pathlib import Path
 
+from compress_exp.arguments import add_outputs
 from compress_exp.report.summary import report
 
 
@@ -15,7 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m compress_exp.report", description="Tables and a page of all finished runs."
     )
-    parser.add_argument("outputs", nargs="?", default="outputs", type=Path, help="where the runs were written")
+    add_outputs(parser)
     parser.add_argument("--task", action="append", metavar="TASK", help="only this task; may be given several times")
     parser.add_argument("--open", action="store_true", help="show the page in a browser")
     args = parser.parse_args(arguments)

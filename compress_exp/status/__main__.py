@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
+from compress_exp.arguments import add_outputs
 from compress_exp.status.show import render
 from compress_exp.status.sweeps import look
 
@@ -26,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m compress_exp.status", description="What is finished, running, failed and missing."
     )
-    parser.add_argument("outputs", nargs="?", default="outputs", type=Path, help="where the runs are written")
+    add_outputs(parser)
     parser.add_argument(
         "--watch",
         nargs="?",

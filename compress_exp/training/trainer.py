@@ -25,22 +25,29 @@ from compress_exp.training.module import CompressionModule
 from compress_exp.training.preemption import Preemption
 
 log = logging.getLogger("compress_exp")
+TELL_SECONDS = 60.0
 
 
 class Bar(Callback):
-    """A progress bar over optimiser steps, on terminals only."""
+    """A progress bar over optimiser steps; where there is no terminal, a line a minute."""
 
     def __init__(self, label: str, total: int, start: int) -> None:
-        hidden = ranks.rank() > 0 or not sys.stderr.isatty()
+        terminal, first = sys.stderr.isatty(), ranks.rank() == 0
+        hidden = not (terminal and first)
         self.bar = tqdm(desc=label, total=total, initial=start, unit="step", leave=False, disable=hidden)
+        self.label, self.total, self.tells, self.told = label, total, first and not terminal, time.monotonic()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """One step further; the last noted loss beside it."""
         assert isinstance(pl_module, CompressionModule)
-        self.bar.set_postfix(loss=f"{pl_module.history[-1]['loss']:.3f}", refresh=False)
+        loss = pl_module.history[-1]["loss"]
+        self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         self.bar.update()
+        if self.tells and time.monotonic() - self.told >= TELL_SECONDS:
+            log.info("%-24s step %d of %d, loss %.3f", self.label, trainer.global_step, self.total, loss)
+            self.told = time.monotonic()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Clear the line."""

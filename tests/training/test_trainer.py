@@ -113,3 +113,15 @@ def test_curves_are_kept_with_the_artifact(dense, data, tmp_path):
     assert set(rows[0]) == {"step", "hard", "soft", "loss", "sparsity"}
     zeros = [float((module.weight == 0).float().mean()) for _, module in pruned_modules(load(tmp_path))]
     assert sum(zeros) / len(zeros) == pytest.approx(float(rows[-1]["sparsity"]), abs=0.02)
+
+
+def test_without_a_terminal_long_training_is_told_in_lines(dense, data, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("compress_exp.training.trainer.TELL_SECONDS", 0.0)
+    plan = planned("bert", data, "method=finetune")
+    base = dense(plan)
+    caplog.clear()
+    with caplog.at_level("INFO", logger="compress_exp"):
+        built = apply_stage(plan, 0, base, base, tmp_path)
+    told = [line for line in caplog.messages if " step " in line]
+    assert [line.split()[:5] for line in told] == [["finetune", "step", str(n), "of", "3,"] for n in (1, 2, 3)]
+    assert told[-1].endswith(f"loss {built.history[-1]['loss']:.3f}")

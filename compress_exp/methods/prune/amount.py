@@ -42,8 +42,10 @@ class Amount:
         names = [name for name, value in given.items() if value is not None]
         if len(names) != 1:
             told = f"{' and '.join(names)} are set" if names else "none of them is set"
+            hint = "; set the others to null" if names else ""
             raise FieldError(
-                (names or ["sparsity"])[-1], f"exactly one of sparsity, parameters, megabytes is to be set; {told}"
+                (names or ["sparsity"])[-1],
+                f"exactly one of sparsity, parameters, megabytes is to be set; {told}{hint}",
             )
         check_number(names[0], given[names[0]], 0, HIGHEST if names[0] == "sparsity" else None)
 

@@ -6,6 +6,7 @@ scores are decided before training); a mask update selects once over the weights
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from compress_exp.config import UserError, check_choice
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import Mask, owned, passing, take
-from compress_exp.methods.prune.amount import Amount, ToAmount, check_reach
+from compress_exp.methods.prune.amount import Amount, ToAmount, check_reach, content
 from compress_exp.methods.prune.ranking import SCOPES, ranked_masks, zeros_of
 from compress_exp.methods.schedules import SCHEDULES, sparsity_at
 from compress_exp.methods.select import Target, original, targets
@@ -25,6 +26,7 @@ from compress_exp.models.families.base import is_conv1d
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+log = logging.getLogger("compress_exp")
 UPDATES = 100
 
 
@@ -106,6 +108,10 @@ class Pruning(ToAmount, Method):
         scores = [self.score(module, mask) for module, mask in holders]
         return ranked([module for module, _ in holders], scores, kept, sparsity, self.scope)
 
+    def finish(self, model: PreTrainedModel) -> None:
+        """Say what was reached."""
+        tell(model, self.name)
+
     def curves(self, model: PreTrainedModel) -> dict[str, float]:
         """The sparsity reached, over the selected weights."""
         return {"sparsity": sparsity_of(model, self.name)}
@@ -124,6 +130,15 @@ def sparsity_of(model: PreTrainedModel, owner: str) -> float:
     """The share of a method's weights that is zero now."""
     kept = [passing(module) for module, _ in owned(model, owner, Mask)]
     return zeros_of(kept) / sum(mask.numel() for mask in kept)
+
+
+def tell(model: PreTrainedModel, owner: str) -> None:
+    """Log how many of a method's weights, and of the model's parameters, are zero."""
+    weights = sum(original(module).numel() for module, _ in owned(model, owner, Mask))
+    share, left = 100 * sparsity_of(model, owner), content(model)[0]
+    log.info(
+        "%s: %.2f %% of %d selected weights are zero, %d parameters of the model are left", owner, share, weights, left
+    )
 
 
 def ranked(

@@ -19,7 +19,7 @@ from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.calibration import Statistic, stream
 from compress_exp.methods.parametrized import Mask, attached, passing, take
 from compress_exp.methods.prune.amount import ToAmount, check_reach
-from compress_exp.methods.prune.base import sparsity_of, target_sparsity
+from compress_exp.methods.prune.base import sparsity_of, target_sparsity, tell
 from compress_exp.methods.select import OUTSIDE_BLOCKS, Target, original, targets
 from compress_exp.models.families.base import is_conv1d
 
@@ -112,6 +112,10 @@ class CalibratedPruning(ToAmount, Method, ABC):
         sparsity: float,
     ) -> tuple[Tensor, Tensor]:  # (out, in), bool (out, in)
         """The new weight and what is kept of it."""
+
+    def finish(self, model: PreTrainedModel) -> None:
+        """Say what was reached."""
+        tell(model, self.name)
 
     def curves(self, model: PreTrainedModel) -> dict[str, float]:
         """The sparsity reached, over the selected weights."""

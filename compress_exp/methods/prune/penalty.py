@@ -17,7 +17,7 @@ from compress_exp.config import FieldError, check_number
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import Mask, attach, owned, passing
 from compress_exp.methods.prune.amount import ToAmount, check_reach
-from compress_exp.methods.prune.base import ranked, refuse_empty, set_masks, sparsity_of, target_sparsity
+from compress_exp.methods.prune.base import ranked, refuse_empty, set_masks, sparsity_of, target_sparsity, tell
 from compress_exp.methods.select import Target, targets
 
 if TYPE_CHECKING:
@@ -48,12 +48,14 @@ class PenaltyPruning(ToAmount, Method, ABC):
             check_number("strength", self.strength, 0)
         if not self.trains:
             raise FieldError("train", "a penalty works while training; set max_steps or epochs above 0")
+        given = [name for name in ("sparsity", "parameters", "megabytes") if getattr(self, name) is not None]
+        if self.trim and not given:
+            raise FieldError("trim", "true cuts to an amount; set one of sparsity, parameters, megabytes")
         if self.trim:
             _ = self.amount
             return
-        for name in ("sparsity", "parameters", "megabytes"):
-            if getattr(self, name) is not None:
-                raise FieldError(name, "the penalty decides how much is pruned; set trim=true to cut to an amount")
+        if given:
+            raise FieldError(given[0], "the penalty decides how much is pruned; set trim=true to cut to an amount")
 
     @abstractmethod
     def gate(self, target: Target, index: int, context: Context) -> Mask:
@@ -101,6 +103,7 @@ class PenaltyPruning(ToAmount, Method, ABC):
         if self.trim:
             sparsity = target_sparsity(self.amount, model, self.name)
             set_masks(holders, self.trimmed(holders, kept, sparsity), self.name)
+        tell(model, self.name)
 
     def curves(self, model: PreTrainedModel) -> dict[str, float]:
         """The sparsity reached, over the selected weights."""

@@ -95,8 +95,12 @@ class Removal(ToAmount, Method, ABC):
         kept = left(parts, going, context.family)
         remove(model, going)
         settle(model, context.family)
-        told = (100 * gone / entries, parameters - fewer, (size - smaller) / 1e6)
-        log.info("%s: %.2f %% removed, which leaves %d parameters in %.2f MB", self.name, *told)
+        told = (100 * gone / entries, entries, parameters - fewer, (size - smaller) / 1e6)
+        log.info(
+            "%s: %.2f %% of %d parameters of heads and neurons are gone, %d of the model are left, in %.2f MB",
+            self.name,
+            *told,
+        )
         for kind, counts in kept.items():
             log.info("%s: %s", kind, " ".join(map(str, counts)))
         return model

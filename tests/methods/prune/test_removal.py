@@ -159,7 +159,7 @@ def test_what_is_left_is_told_for_self_and_cross_attention_apart(method, ready, 
     assert told["decoder neurons left of ffn_out"] == " ".join(
         str(part.count) for part in feed_forwards(model, family)[2:]
     )
-    assert f"{model.num_parameters()} parameters" in told["prune/structured"]
+    assert f"{model.num_parameters()} of the model are left" in told["prune/structured"]
 
 
 @pytest.mark.parametrize("kind", ["heads", "neurons", "structured"])
