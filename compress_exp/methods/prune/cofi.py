@@ -128,6 +128,7 @@ class CofiPruning(ToAmount, Method):
     score_learning_rate: float = 0.1
     multiple: int = 8
 
+    version: ClassVar[int] = 2
     unused: ClassVar[tuple[str, ...]] = ("rounds", "rewind")
 
     def __post_init__(self) -> None:

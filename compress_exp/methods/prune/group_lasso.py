@@ -51,6 +51,7 @@ class GroupLassoPruning(PenaltyPruning):
     strength: float | None = None
     group: str = "row"
 
+    version: ClassVar[int] = 2
     unused: ClassVar[tuple[str, ...]] = ("start", "end", "rounds", "rewind")
 
     def __post_init__(self) -> None:

@@ -108,6 +108,7 @@ class MovementPruning(Pruning):
     score_learning_rate: float = 0.01
     block: tuple[int, int] = (1, 1)
 
+    version: ClassVar[int] = 2
     nested: ClassVar[bool] = False
     unused: ClassVar[tuple[str, ...]] = ("rounds", "rewind")
 

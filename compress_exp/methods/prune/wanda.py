@@ -11,6 +11,7 @@ Cost: see `compress_exp.methods.prune.calibrated`; one number per input on top.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -52,6 +53,8 @@ def wanda_scores(
 @dataclass(frozen=True, kw_only=True)
 class WandaPruning(CalibratedPruning):
     """Rank each output's weights by their size times that of their input."""
+
+    version: ClassVar[int] = 2
 
     def gather(self, target: Target, width: int, device: torch.device) -> SquaredNorms:
         """The norms of the inputs."""
