@@ -97,6 +97,18 @@ def test_smaller_models_are_quantized_at_once(variant, family, data, dense, tmp_
     assert sum(module.weight.numel() for module in packed) < 0.85 * sum(m.weight.numel() for m in dense_ones)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_smaller_vocabulary_is_quantized_at_once(family, data, dense, tmp_path):
+    plan = planned(
+        family, data, "method=[prune/vocabulary,quant]", *trained("prune/vocabulary")[1:], "stages=[[prune,quant]]"
+    )
+    base = dense(plan)
+    model = published(apply_stage(plan, 0, base, base, tmp_path), tmp_path)
+    assert model.config.vocab_size < load(base).config.vocab_size
+    inside = [module for block in blocks(model, family_of(family)).values() for _, module in block.values()]
+    assert all(isinstance(module, Int8Linear) for module in inside)
+
+
 @pytest.mark.parametrize(
     ("variant", "family"), [(v, f) for v in MASKING for f in FAMILIES if f == "bert" or v in ONE_OF_EACH_KIND]
 )
