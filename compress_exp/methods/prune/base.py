@@ -53,8 +53,9 @@ class Pruning(ToAmount, Method):
 
     def check(self, facts: Facts) -> Facts:
         """Anything dense or already pruned can be pruned (further)."""
+        after = super().check(facts)
         check_reach(self.amount, self.select, facts)
-        return replace(super().check(facts), pruned=True)
+        return replace(after, pruned=True)
 
     def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
         """Give every selected weight a mask; one that an earlier stage left is taken over."""

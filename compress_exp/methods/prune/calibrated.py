@@ -53,8 +53,9 @@ class CalibratedPruning(ToAmount, Method, ABC):
                     f"{self.name} goes through the blocks, {role!r} lies outside; "
                     "leave it out, or take prune/magnitude",
                 )
+        after = super().check(facts)
         check_reach(self.amount, self.select, facts)
-        return replace(super().check(facts), pruned=True)
+        return replace(after, pruned=True)
 
     def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
         """Give every selected weight its final mask; one that an earlier stage left is taken over."""

@@ -141,10 +141,11 @@ class CofiPruning(ToAmount, Method):
 
     def check(self, facts: Facts) -> Facts:
         """Layers may differ afterwards."""
+        after = super().check(facts)
         model = shapes_of(facts, self.amount, self.select)
         if model is not None:
             check_removable(self.amount, self._parts(model, facts.family), self.multiple, model)
-        return replace(super().check(facts), heads=None, neurons=None, widths={})
+        return replace(after, heads=None, neurons=None, widths={})
 
     def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
         """Gate every part, and find the share that the amount means."""

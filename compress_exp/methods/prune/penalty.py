@@ -77,9 +77,10 @@ class PenaltyPruning(ToAmount, Method, ABC):
 
     def check(self, facts: Facts) -> Facts:
         """Anything dense or already pruned can be pruned (further)."""
+        after = super().check(facts)
         if self.trim:
             check_reach(self.amount, self.select, facts)
-        return replace(super().check(facts), pruned=True)
+        return replace(after, pruned=True)
 
     def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
         """Give every selected weight a gate; what is locked stays so."""
