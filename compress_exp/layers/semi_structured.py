@@ -43,8 +43,3 @@ def use_sparse_kernels(model: nn.Module) -> int:
         sparse = to_sparse_semi_structured(module.weight.detach())
         module.weight = nn.Parameter(sparse, requires_grad=False)
     return len(taken)
-
-
-def runs_sparse(module: nn.Module) -> bool:
-    """Whether a Linear multiplies on sparse tensor cores."""
-    return isinstance(getattr(module, "weight", None), SparseSemiStructuredTensor)

@@ -6,8 +6,8 @@ blocks (Lagunas et al. 2021, arXiv:2109.04838) one score stands for a block of w
 the sparsity.
 Defaults: scores start at 0 and learn at 0.01, cuts from 10 % to 80 % of the training; blocks of 32 × 32. The masks are
 ranked a hundred times between `start` and `end` (in the paper at every step) and held afterwards.
-It is made for long trainings (BERT-base: 10 epochs of 12,000 steps): scores say something only where weights can move
-as far as they are from zero, which is looked at and told.
+It is made for long trainings (10 epochs in the paper): scores say something only where weights can move as far as they
+are from zero, which is looked at and told.
 Cost: a float32 score with Adam's two moments for every weight (every block).
 """
 
