@@ -102,9 +102,10 @@ class Plan:
         return ", ".join(stage.label for stage in self.stages)
 
     @property
-    def integer(self) -> bool:
-        """Whether the result multiplies integers."""
-        return any(method.integer for stage in self.stages for method in stage.methods)
+    def largest_code(self) -> int | None:
+        """The largest integer that the result multiplies; None where it multiplies floats only."""
+        codes = (method.largest_code for stage in self.stages for method in stage.methods)
+        return max((code for code in codes if code is not None), default=None)
 
     @property
     def run_id(self) -> str:

@@ -38,6 +38,7 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     Raises:
         UserError: the configuration or this machine cannot do it, in one sentence.
     """
+    from compress_exp.measure.measure import check_kernels
     from compress_exp.training.team import check_devices
 
     planned = plan(config)
@@ -58,7 +59,9 @@ def run(config: DictConfig) -> dict[str, Any] | None:
                 _track(planned, config, record, [place for key in planned.chain if (place := store.find(key))])
         return record
     if asked.until is None:
-        planned.hardware.check_host(planned.facts.family.kind, planned.integer)
+        planned.hardware.check_host()
+        if planned.largest_code is not None:
+            check_kernels(planned.hardware, planned.facts.family.kind, planned.largest_code, outputs)
     wanted = planned.chain if asked.until is None else planned.chain[: asked.until + 1]
     missing = sum(store.find(key) is None for key in wanted)
     if missing:
@@ -134,8 +137,9 @@ def measure_run(
         task_config=plain(config.task),
         hardware_config=plain(config.hardware),
         keys={"artifact": planned.artifact_key, "baseline": planned.baseline_key},
-        evaluations=Path(config.outputs) / "evaluations",
+        outputs=Path(config.outputs),
         deploy=deploy,
+        parent=paths[-2],
         lease_seconds=config.lease_seconds,
         stages={path.name: path for path in paths[1:-1]} if config.measure.stages == "all" else {},
         newer_than=newer_than,

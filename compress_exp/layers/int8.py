@@ -2,14 +2,17 @@
 
 y = S_w · S_x · Σ W_q (clamp(round(x / S_x) + Z_x, 0, 255) − Z_x) + b, with W_q in ±127, one scale per output channel,
 and one scale and zero point per input tensor. Two ways to the same numbers: integer kernels of oneDNN (u8·s8, weights
-packed once), and a reference in floats (what exporters see, and what runs where the kernels are missing or gradients
-are wanted).
+packed once), and a reference in floats (what exporters see, and what runs where the kernels are missing or wrong, or
+gradients are wanted).
+
+x86 CPUs without VNNI or AMX add two u8·s8 products in 16 bits (vpmaddubsw) and saturate: 2 · 255 · 127 = 64,770 does
+not fit into 32,767. With codes of at most 63 the sum of two is at most 32,130, so such weights are exact everywhere.
 """
 
 from __future__ import annotations
 
 import functools
-from pathlib import Path
+import platform
 from typing import Any, Self
 
 import torch
@@ -19,6 +22,7 @@ from torch.nn import functional
 
 LOW, HIGH = 0, 255
 LIMIT = 127
+OVERFLOW_SAFE_LIMIT = 63
 
 
 def quantize_rows(weight: Tensor, scale: Tensor) -> Tensor:  # (out, in), (out,) -> int8 (out, in)
@@ -28,23 +32,26 @@ def quantize_rows(weight: Tensor, scale: Tensor) -> Tensor:  # (out, in), (out,)
 
 
 @functools.cache
-def kernels_available() -> bool:
-    """Whether this CPU multiplies u8·s8 in hardware (VNNI or AMX) and PyTorch's kernel for it is exact here.
+def kernels_exact(largest: int) -> bool:
+    """Whether PyTorch's integer kernel is exact on this CPU for codes of at most `largest` (63 or 127).
 
-    Without those instructions the kernel either saturates or runs a reference loop thousands of times slower.
+    Elsewhere than on x86 with AVX2 it may be a reference loop thousands of times slower, and is not tried.
     """
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set()
-    if not flags & {"avx512_vnni", "avx_vnni", "amx_int8"}:
+    if platform.machine() not in ("x86_64", "AMD64") or torch.backends.cpu.get_cpu_capability() == "DEFAULT":
         return False
     try:
-        weight = torch.full((16, 64), -LIMIT, dtype=torch.int8)
+        weight = torch.full((16, 64), -largest, dtype=torch.int8)
         packed = torch.ops.onednn.qlinear_prepack(weight, None)
         codes = torch.full((2, 64), HIGH, dtype=torch.uint8)
         product = _multiply(codes, (1.0, 0), packed, torch.ones(16), torch.zeros(16, dtype=torch.int32), None)
-        return bool((product == -64.0 * LIMIT * HIGH).all())
+        return bool((product == -64.0 * largest * HIGH).all())
     except (RuntimeError, AttributeError):
         return False
+
+
+def largest_code(weight: Tensor) -> int:
+    """The largest magnitude of a tensor of int8 codes."""
+    return int(weight.to(torch.int16).abs().max()) if weight.numel() else 0
 
 
 def _multiply(
@@ -101,9 +108,9 @@ class Int8Linear(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:  # (..., in) -> (..., out)
         """Apply the layer; the result has the type of the input."""
         observed = torch.is_grad_enabled() or is_tracing() or torch.compiler.is_compiling()
-        if observed or inputs.device.type != "cpu" or not kernels_available():
+        if observed or inputs.device.type != "cpu" or (packed_layer := self._packed()) is None:
             return self.reference(inputs)
-        grid, inverse, packed, zeros = self._packed()
+        grid, inverse, packed, zeros = packed_layer
         values = inputs if inputs.dtype == torch.float32 else inputs.float()
         codes = (values * inverse).round_().add_(grid[1]).clamp_(LOW, HIGH).to(torch.uint8)
         result = _multiply(codes, grid, packed, self.weight_scale, zeros, self._parameters["bias"])
@@ -116,7 +123,13 @@ class Int8Linear(nn.Module):
         weight = self.weight.float() * self.weight_scale.unsqueeze(1)
         return functional.linear(rounded, weight, self.bias).to(inputs.dtype)
 
-    def _packed(self) -> tuple[tuple[float, int], float, Tensor, Tensor]:
+    @property
+    def in_integers(self) -> bool:
+        """Whether a forward pass without gradients on this CPU multiplies integers."""
+        return self._packed() is not None
+
+    def _packed(self) -> tuple[tuple[float, int], float, Tensor, Tensor] | None:
+        """Input grid, its inverse, packed weights and zero points; None where the kernel is not exact."""
         # Small models spend their time here: no attribute of a Module is looked up that need not be.
         buffers: dict[str, Any] = self._buffers
         weight, scale, zero_point = buffers["weight"], buffers["input_scale"], buffers["input_zero_point"]
@@ -125,10 +138,12 @@ class Int8Linear(nn.Module):
         if ready is None or ready[0] is not weight or ready[1] is not scale or ready[2] is not zero_point:
             ready = None
         if ready is None or ready[3] != versions:
-            grid = float(scale), int(zero_point)
-            packed = torch.ops.onednn.qlinear_prepack(weight, None)
-            zeros = torch.zeros(self.out_features, dtype=torch.int32)
-            self._ready = ready = (weight, scale, zero_point, versions, (grid, 1.0 / grid[0], packed, zeros))
+            made = None
+            if kernels_exact(OVERFLOW_SAFE_LIMIT if largest_code(weight) <= OVERFLOW_SAFE_LIMIT else LIMIT):
+                grid = float(scale), int(zero_point)
+                packed = torch.ops.onednn.qlinear_prepack(weight, None)
+                made = grid, 1.0 / grid[0], packed, torch.zeros(self.out_features, dtype=torch.int32)
+            self._ready = ready = (weight, scale, zero_point, versions, made)
         return ready[4]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -22,11 +22,16 @@ def die_with_parent(parent: int) -> None:
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
-    """Do a job of one of the two kinds."""
+    """Do a job of one of the three kinds."""
     if job["what"] == "memory":
         from compress_exp.measure.memory import peak
 
         return dict(peak(job))
+    if job["what"] == "kernels":
+        from compress_exp.measure.kernels import check
+        from compress_exp.runtimes.base import runtime
+
+        return {name: check(runtime(name), job["largest"], Path(job["checks"])).error for name in job["runtimes"]}
     from compress_exp.measure.comparison import compare
 
     return compare(job)

@@ -1,17 +1,29 @@
-"""What the measuring process does: load both models from disk, evaluate them, and time them in turns."""
+"""What the measuring process does: load both models from disk, put them into runtimes, time them in turns, evaluate."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from compress_exp.config import build
-from compress_exp.measure.hardware import Hardware, available_cores
-from compress_exp.measure.latency import HEADLINE_ROUNDS, OTHER_ROUNDS, in_turns, row, shapes
-from compress_exp.measure.runtimes import Call, EagerPredictor, OpenVINOPredictor, random_ids
+from compress_exp.measure.cpu import cpu_identity, multiplies_integers
+from compress_exp.measure.hardware import AUTO, available_cores
+from compress_exp.measure.latency import (
+    HEADLINE_ROUNDS,
+    OTHER_ROUNDS,
+    Choice,
+    Turns,
+    fastest,
+    in_turns,
+    row,
+    shapes,
+)
+from compress_exp.measure.subject import Subject, beside, built_at, in_store, load
+from compress_exp.runtimes.base import INTEGER, Call, Runtime, runtime
 from compress_exp.store import Store
 
 UNUSED_CORES = 0.8
@@ -19,96 +31,96 @@ NO_SPEEDUP = 1.1
 SPARSE = 0.05
 
 
-@dataclass
-class Subject:
-    """One model as it is measured."""
-
-    path: Path
-    eager: EagerPredictor
-    deployed: EagerPredictor | OpenVINOPredictor
-    tokenizer: Any
-
-    @property
-    def files(self) -> Path:
-        """The directory of what the runtime loads."""
-        return self.deployed.directory if isinstance(self.deployed, OpenVINOPredictor) else self.path
-
-    def ids(self, batch: int, length: int) -> Any:
-        """Input ids of its own vocabulary."""
-        return random_ids(self.eager.config.vocab_size, self.special, batch, length)
-
-    def with_threads(self, threads: int) -> EagerPredictor | OpenVINOPredictor:
-        """The deployed model on so many threads; for evaluation, whose numbers do not depend on them."""
-        if not isinstance(self.deployed, OpenVINOPredictor):
-            return self.deployed
-        return OpenVINOPredictor(self.files, self.eager.config, self.deployed.precision(), threads)
-
-    @property
-    def special(self) -> list[int]:
-        """Ids that are not text."""
-        return [int(token) for token in self.tokenizer.all_special_ids]
-
-
 def compare(job: dict[str, Any]) -> dict[str, Any]:
-    """Evaluate, count and time.
+    """Time, evaluate and count.
 
     Args:
-        job: artifact, baseline, task, hardware, keys, evaluations, deploy, stages, newer_than, lease_seconds, progress:
-            see `measure`.
+        job: artifact, made_from, baseline, task, hardware, keys, evaluations, checks, deploy, stages, newer_than,
+            lease_seconds, progress: see `measure`.
     """
     task, hardware = build(job["task"], "task"), build(job["hardware"], "hardware")
     import torch
 
     from compress_exp.measure.energy import energy
     from compress_exp.measure.quality import evaluate, quality
-    from compress_exp.measure.size import DEPLOYED, bytes_of, size
+    from compress_exp.measure.size import bytes_of, size
     from compress_exp.models.families.base import family_of
 
+    hardware.check_host()
     own_path, dense_path = Path(job["artifact"]), Path(job["baseline"])
     kind = family_of(json.loads((own_path / "config.json").read_text())["model_type"]).kind
-    runtime, store = hardware.runtime[kind], Store(Path(job["evaluations"]), job["lease_seconds"])
-    own = _subject(own_path, hardware, runtime, Path(job["deploy"]), None)
-    dense = _subject(dense_path, hardware, runtime, store, job["keys"]["baseline"])
-    hardware.check_host(kind, _has_int8(own))
+    store, checks, keys = Store(Path(job["evaluations"]), job["lease_seconds"]), Path(job["checks"]), job["keys"]
+    own = load(own_path, Path(job["made_from"]), hardware, task, beside(Path(job["deploy"])))
+    dense = load(dense_path, dense_path, hardware, task, in_store(store, hardware, keys["baseline"], dense_path))
+    runtimes, flags = deploy(own, dense, kind, checks)
+
+    torch.set_num_threads(hardware.threads)
+    timings = time_shapes(own, dense, kind, [one.name for one in runtimes])
+    recipe = {
+        "kind": "choice",
+        **keys,
+        "runtimes": {one.name: one.version for one in runtimes},
+        "cpu": cpu_identity(),
+        "threads": hardware.threads,
+        "shape": [timings[0]["batch"], timings[0]["length"]],
+        "precision": hardware.precision,
+    }
+    choice = keep_choice(store, recipe, timings[0]["turns"], [one.name for one in runtimes], job["newer_than"])
+    rows = [row(**timing, runtimes=[one.name for one in runtimes], choice=choice) for timing in timings]
+    chosen = runtime(choice.artifact)
 
     cores = available_cores()
-
-    def evaluated(subject: Subject, key: str, newer_than: float) -> Any:
-        identity = {"artifact": key, "runtime": hardware.evaluation_identity(kind), "task": task.evaluation_identity()}
-        recipe = {"kind": "evaluation", **identity}
-        predictor, since = partial(subject.with_threads, cores), max(newer_than, built_at(subject.path))
-        return evaluate(store, recipe, task, predictor, subject.tokenizer, job["progress"], since)
-
     torch.set_num_threads(cores)
-    keys = job["keys"]
-    evaluations = evaluated(own, keys["artifact"], job["newer_than"]), evaluated(dense, keys["baseline"], 0.0)
-    stages = {
-        key: evaluated(_subject(Path(path), hardware, runtime, store, key), key, 0.0).metrics
-        for key, path in job["stages"].items()
-    }
-    torch.set_num_threads(hardware.threads)
-    rows = _rows(own, dense, hardware, kind)
-    measured_size = size(
-        own_path,
-        own.eager.model,
-        dense_path,
-        bytes_of(own.files, DEPLOYED[runtime]),
-        bytes_of(dense.files, DEPLOYED[runtime]),
+
+    def evaluated(subject: Subject, key: str, where: Runtime, newer_than: float) -> Any:
+        identity = {"artifact": key, "runtime": hardware.evaluation_identity(where), "task": task.evaluation_identity()}
+        predictor, since = partial(subject.with_threads, where, cores), max(newer_than, built_at(subject.path))
+        kept = {"kind": "evaluation", **identity}
+        return evaluate(store, kept, task, predictor, subject.tokenizer, job["progress"], since)
+
+    evaluations = (
+        evaluated(own, keys["artifact"], chosen, job["newer_than"]),
+        evaluated(dense, keys["baseline"], chosen, 0.0),
     )
+    stages, parent = {}, dense_path
+    for key, path in ((key, Path(path)) for key, path in job["stages"].items()):
+        stage = load(path, parent, hardware, task, in_store(store, hardware, key, path))
+        served = chosen.serves(kind, hardware.device, stage.precision) and stage.deploy(chosen, checks) is None
+        stages[key] = evaluated(stage, key, chosen if served else runtime("eager"), 0.0).metrics
+        parent = path
+    for other in Path(job["deploy"]).glob("*"):
+        if other.name != chosen.name:
+            shutil.rmtree(other)
     return {
         "quality": quality(task, *evaluations),
         "stages": stages,
-        "size": measured_size,
+        "size": size(
+            own_path,
+            own.eager.model,
+            dense_path,
+            bytes_of(own.files[chosen.name], chosen.files),
+            bytes_of(dense.files[chosen.name], chosen.files),
+        ),
         "latency": {**rows[0], "rows": rows},
         "energy": energy(),
-        "runtime": _runtime(own, dense, hardware, kind),
-        "flags": _flags(own, dense, hardware, rows),
+        "runtime": {
+            **hardware.evaluation_identity(chosen),
+            "name": chosen.name,
+            "baseline_name": choice.baseline,
+            "timed": [one.name for one in runtimes],
+            "threads": hardware.threads,
+            "precision": own.deployed[chosen.name].precision(),
+            "baseline_precision": dense.deployed[chosen.name].precision(),
+            "executed": own.deployed[chosen.name].executed(),
+            "baseline_executed": dense.deployed[chosen.name].executed(),
+        },
+        "flags": flags + flags_of(own, dense, chosen.name, rows),
         "memory_jobs": {
             name: {
-                "directory": str(subject.files),
-                "runtime": runtime,
+                "directory": str(subject.files[chosen.name]),
+                "runtime": chosen.name,
                 "device": hardware.device,
-                "precision": subject.deployed.precision(),
+                "precision": subject.precision,
                 "threads": hardware.threads,
                 "vocabulary": subject.eager.config.vocab_size,
                 "special": subject.special,
@@ -121,115 +133,94 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _subject(path: Path, hardware: Hardware, runtime: str, place: Path | Store, key: str | None) -> Subject:
-    """Load a model and put it into its runtime.
+def deploy(own: Subject, dense: Subject, kind: str, checks: Path) -> tuple[list[Runtime], list[str]]:
+    """Put both models into every runtime of `auto`, or into the first that passes, beginning with the one asked for.
 
-    Args:
-        path: its artifact.
-        hardware: the profile.
-        runtime: "openvino" or "eager".
-        place: where an export goes: a directory, or a store that keeps it under the key.
-        key: of the artifact, for a store.
-    """
-    from transformers import AutoTokenizer
-
-    from compress_exp.export.artifact import load
-    from compress_exp.export.openvino import export_model, stored_precision
-
-    model, tokenizer = load(path), AutoTokenizer.from_pretrained(path)
-    if runtime == "eager":
-        predictor = EagerPredictor(model, hardware.device)
-        return Subject(path, predictor, predictor, tokenizer)
-    if isinstance(place, Store):
-        recipe = {"kind": "openvino", "artifact": key, **hardware.evaluation_identity("encoder")}
-        directory = place.get(recipe, lambda partial, check: _export(model, partial), "OpenVINO export", built_at(path))
-    else:
-        directory = place
-        export_model(model, directory)
-    precision = stored_precision(path) if stored_precision(path) != "f32" else hardware.precision
-    deployed = OpenVINOPredictor(directory, model.config, precision, hardware.threads)
-    return Subject(path, EagerPredictor(model), deployed, tokenizer)
-
-
-def built_at(artifact: Path) -> float:
-    """When an artifact was finished: nothing made from it may be older."""
-    facts = artifact / "build.json"
-    return facts.stat().st_mtime if facts.exists() else 0.0
-
-
-def _export(model: Any, directory: Path) -> dict[str, Any]:
-    from compress_exp.export.openvino import export_model
-
-    export_model(model, directory)
-    return {}
-
-
-def _has_int8(subject: Subject) -> bool:
-    from compress_exp.layers.int8 import Int8Linear
-
-    return any(isinstance(module, Int8Linear) for module in subject.eager.model.modules())
-
-
-def _rows(own: Subject, dense: Subject, hardware: Hardware, kind: str) -> list[dict[str, Any]]:
-    from compress_exp.tasks.features import max_positions
-
-    generating = kind != "encoder"
-    limits = [limit for subject in (own, dense) if (limit := max_positions(subject.eager.config)) is not None]
-    new_tokens = min([hardware.new_tokens, *(limit // 2 for limit in limits)]) if generating else None
-    longest = min(limits) - (new_tokens or 0 if kind == "decoder" else 0) if limits else None
-    subjects = {"artifact": own.deployed, "baseline": dense.deployed}
-    eager = "baseline"
-    if dense.deployed is not dense.eager:
-        subjects["eager"], eager = dense.eager, "eager"
-    rows: list[dict[str, Any]] = []
-    for batch, length in shapes(hardware.batch_sizes, hardware.lengths, longest):
-        calls: dict[str, Call] = {}
-        for name, predictor in subjects.items():
-            ids = (own if name == "artifact" else dense).ids(batch, length)
-            if new_tokens is None:
-                calls[name] = predictor.forward_call(ids)
-            elif isinstance(predictor, EagerPredictor):
-                calls[name] = predictor.generate_call(ids, new_tokens)
-                calls[f"{name} prompt"] = predictor.generate_call(ids, 1)
-        minimum = OTHER_ROUNDS if rows else HEADLINE_ROUNDS
-        turns = in_turns(calls, max(hardware.rounds, minimum), hardware.seconds, minimum)
-        rows.append(row(turns, batch, length, eager, new_tokens))
-    return rows
-
-
-def _runtime(own: Subject, dense: Subject, hardware: Hardware, kind: str) -> dict[str, Any]:
-    return {
-        "name": hardware.runtime[kind],
-        **{name: value for name, value in hardware.evaluation_identity(kind).items() if name in ("version", "device")},
-        "threads": hardware.threads,
-        "precision": own.deployed.precision(),
-        "baseline_precision": dense.deployed.precision(),
-        "executed": own.deployed.executed(),
-        "baseline_executed": dense.deployed.executed(),
-    }
-
-
-def _flags(own: Subject, dense: Subject, hardware: Hardware, rows: list[dict[str, Any]]) -> list[str]:
-    """Short sentences about what a reader of the numbers must know.
+    Returns:
+        The runtimes that passed, by preference, and a sentence for each that is left out.
 
     Raises:
-        RuntimeError: the runtime does not run what was asked of it.
+        RuntimeError: none passed.
     """
-    from compress_exp.export.openvino import check_integer
+    hardware = own.hardware
+    passed: list[Runtime] = []
+    reasons: list[str] = []
+    for candidate in hardware.candidates(kind, own.precision):
+        if not candidate.serves(kind, hardware.device, dense.precision):
+            continue
+        if (reason := own.deploy(candidate, checks) or dense.deploy(candidate, checks)) is not None:
+            reasons.append(reason)
+            continue
+        passed.append(candidate)
+        if hardware.runtime[kind] != AUTO:
+            break
+    if not passed:
+        raise RuntimeError("no runtime computes what the artifact says: " + "; ".join(reasons))
+    return passed, reasons
+
+
+def time_shapes(own: Subject, dense: Subject, kind: str, runtimes: Sequence[str]) -> list[dict[str, Any]]:
+    """Time both models in every runtime, in turns, shape by shape; the headline's first."""
+    from compress_exp.tasks.features import max_positions
+
+    hardware = own.hardware
+    limits = [limit for subject in (own, dense) if (limit := max_positions(subject.eager.config)) is not None]
+    new_tokens = min([hardware.new_tokens, *(limit // 2 for limit in limits)]) if kind != "encoder" else None
+    longest = min(limits) - (new_tokens or 0 if kind == "decoder" else 0) if limits else None
+    timed = {
+        f"{role} {name}": (subject, subject.deployed[name])
+        for role, subject in (("artifact", own), ("baseline", dense))
+        for name in runtimes
+    }
+    eager = "baseline eager"
+    timed.setdefault(eager, (dense, dense.eager))
+    timings: list[dict[str, Any]] = []
+    for batch, length in shapes(hardware.batch_sizes, hardware.lengths, longest):
+        calls: dict[str, Call] = {}
+        for name, (subject, deployed) in timed.items():
+            ids = subject.ids(batch, length)
+            if new_tokens is None:
+                calls[name] = deployed.forward_call(ids)
+            else:
+                calls[name] = deployed.generate_call(ids, new_tokens)
+                calls[f"{name} prompt"] = deployed.generate_call(ids, 1)
+        minimum = OTHER_ROUNDS if timings else HEADLINE_ROUNDS
+        turns = in_turns(calls, max(hardware.rounds, minimum), hardware.seconds, minimum)
+        timings.append({"turns": turns, "batch": batch, "length": length, "eager": eager, "new_tokens": new_tokens})
+    return timings
+
+
+def keep_choice(
+    store: Store, recipe: dict[str, Any], turns: Turns, runtimes: Sequence[str], newer_than: float
+) -> Choice:
+    """The runtime that each model is fastest in: decided once for two artifacts and a host, then kept."""
+
+    def build(directory: Path, check: Callable[[], None]) -> dict[str, Any]:
+        choice = {role: fastest(turns, role, runtimes) for role in ("artifact", "baseline")}
+        (directory / "choice.json").write_text(json.dumps(choice))
+        return {}
+
+    directory = store.get(recipe, build, "choice of a runtime", newer_than)
+    return Choice(**json.loads((directory / "choice.json").read_text()))
+
+
+def flags_of(own: Subject, dense: Subject, chosen: str, rows: list[dict[str, Any]]) -> list[str]:
+    """Short sentences about what a reader of the numbers must know."""
     from compress_exp.measure.size import zeros_in_matrices
 
-    flags = []
-    if _has_int8(own):
-        if not hardware.integer_kernels():
-            flags.append("slow: int8 without integer kernels")
-        elif isinstance(own.deployed, OpenVINOPredictor):
-            check_integer(own.deployed.directory, own.deployed.compiled)
+    flags, hardware, headline = [], own.hardware, rows[0]
+    if own.int8_layers:
+        running = sum(own.deployed[chosen].executed().get(name, 0) for name in INTEGER)
+        if running < (stored := len(own.int8_layers)):
+            flags.append(f"integers: {running} of {stored} int8 layers run in integers in {chosen}")
+        if headline["speedup_interval"][0] <= 1.0:
+            reason = "" if hardware.device == "cuda" or multiplies_integers() else "; this CPU has no VNNI or AMX"
+            flags.append(f"slow: int8 brings no speed-up in {chosen} here ({headline['speedup']:.2f}×){reason}")
     for subject in (own, dense):
-        asked = "bf16" if subject.eager.precision() == "bf16" else hardware.precision
-        if (used := subject.deployed.precision()) != asked:
-            flags.append(f"precision: {asked} was asked for, the runtime uses {used}")
+        if (used := subject.deployed[chosen].precision()) != subject.precision:
+            flags.append(f"precision: {subject.precision} was asked for, the runtime uses {used}")
     added = zeros_in_matrices(own.eager.model) - zeros_in_matrices(dense.eager.model)
-    if added > SPARSE and rows[0]["speedup_interval"][0] < NO_SPEEDUP:
+    if added > SPARSE and headline["speedup_interval"][0] < NO_SPEEDUP:
         flags.append("zeros: no speed-up expected on this runtime")
     worst = min(rows, key=lambda row: min(row["cores"], row["baseline"]["cores"]))
     cores = min(worst["cores"], worst["baseline"]["cores"])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from compress_exp.config import FieldError, UserError, check_choice, check_number
+from compress_exp.runtimes.base import Runtime, names, runtime, serving
 
 KINDS = ("encoder", "decoder", "encoder_decoder")
-RUNTIMES = {"openvino": "openvino", "eager": "torch"}
+AUTO = "auto"
 
 
 def available_cores() -> int:
@@ -34,7 +34,8 @@ class Hardware:
     Attributes:
         name: how tables call it.
         device: "cpu" or "cuda".
-        runtime: for each kind of model (encoder, decoder, encoder_decoder) "openvino" or "eager".
+        runtime: for each kind of model (encoder, decoder, encoder_decoder) the name of a runtime, or "auto": the one
+            that is fastest for the compressed model here.
         precision: of models that do not choose their own; always passed to the runtime and read back.
         threads: CPU threads of timing.
         batch_sizes: timed batch sizes; the first is the headline's.
@@ -42,7 +43,6 @@ class Hardware:
         new_tokens: generated tokens of a timed generation.
         rounds: turns of each timing.
         seconds: no new round of a timing starts after so many seconds, once there are enough for an interval.
-        allow_slow: run int8 models where integer kernels are missing, and say so in the record.
     """
 
     name: str
@@ -55,17 +55,17 @@ class Hardware:
     new_tokens: int = 16
     rounds: int = 40
     seconds: float = 6.0
-    allow_slow: bool = False
 
     def __post_init__(self) -> None:
         check_choice("device", self.device, ("cpu", "cuda"))
         check_choice("precision", self.precision, ("f32",))
-        for kind, runtime in self.runtime.items():
+        allowed = (AUTO, *names())
+        for kind, name in self.runtime.items():
             check_choice("runtime", kind, KINDS)
-            check_choice(f"runtime.{kind}", runtime, RUNTIMES)
+            check_choice(f"runtime.{kind}", name, allowed)
         for kind in KINDS:
             if kind not in self.runtime:
-                raise FieldError(f"runtime.{kind}", "this key must be set, to openvino or eager")
+                raise FieldError(f"runtime.{kind}", f"this key must be set, to one of {', '.join(allowed)}")
         for name in ("batch_sizes", "lengths"):
             values: list[int] = getattr(self, name)
             if not values:
@@ -83,18 +83,14 @@ class Hardware:
         Raises:
             UserError: one sentence.
         """
-        for kind, runtime in self.runtime.items():
-            if runtime == "openvino" and kind != "encoder":
-                raise UserError(f"hardware.runtime.{kind}: openvino serves encoders only; allowed: eager")
-            if runtime == "openvino" and self.device == "cuda":
-                raise UserError(f"hardware.runtime.{kind}: openvino runs on the CPU; with device=cuda allowed: eager")
+        for kind, name in self.runtime.items():
+            if name != AUTO and not runtime(name).serves(kind, self.device, self.precision):
+                others = ", ".join((AUTO, *(one.name for one in serving(kind, self.device, self.precision))))
+                what = f"models of kind {kind} on device={self.device}"
+                raise UserError(f"hardware.runtime.{kind}: {name} does not run {what}; allowed: {others}")
 
-    def check_host(self, kind: str, int8: bool) -> None:
+    def check_host(self) -> None:
         """Refuse what this host cannot do.
-
-        Args:
-            kind: of the model: encoder, decoder or encoder_decoder.
-            int8: whether an int8 model is to run.
 
         Raises:
             UserError: one sentence.
@@ -105,27 +101,25 @@ class Hardware:
             raise UserError("hardware.device: cuda is asked for, but PyTorch finds no GPU here; allowed: hardware=cpu")
         if self.device == "cpu" and self.threads > (cores := available_cores()):
             raise UserError(f"hardware.threads: {self.threads} is more than the {cores} cores of this host")
-        if int8 and not self.allow_slow and not self.integer_kernels():
-            runtime = f"{self.runtime[kind]} on this {'GPU' if self.device == 'cuda' else 'CPU'}"
-            reason = f"{runtime} has no integer kernels, so an int8 model would be slow"
-            raise UserError(f"hardware.runtime.{kind}: {reason}; hardware.allow_slow=true measures it all the same")
 
-    def integer_kernels(self) -> bool:
-        """Whether int8 layers run in integers on this host; both runtimes rest on the same instructions."""
-        from compress_exp.layers.int8 import kernels_available
+    def candidates(self, kind: str, precision: str) -> list[Runtime]:
+        """The runtimes that may be measured, the one that is asked for first, eager last.
 
-        return self.device == "cpu" and kernels_available()
+        Args:
+            kind: of the model.
+            precision: of its floating values.
+        """
+        return sorted(serving(kind, self.device, precision), key=lambda one: one.name != self.runtime[kind])
 
     def identity(self) -> dict[str, Any]:
         """What decides a record: everything."""
         return asdict(self)
 
-    def evaluation_identity(self, kind: str) -> dict[str, Any]:
-        """What decides the predictions of a model of some kind."""
-        runtime = self.runtime[kind]
+    def evaluation_identity(self, runtime: Runtime) -> dict[str, Any]:
+        """What decides the predictions of a model in a runtime."""
         return {
-            "runtime": runtime,
-            "version": version(RUNTIMES[runtime]),
+            "runtime": runtime.name,
+            "version": runtime.version,
             "device": self.device,
             "precision": self.precision,
         }

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress_exp.measure.runtimes import Call
+from compress_exp.runtimes.base import Call
 
 Array = NDArray[np.float64]
 SHORT = 0.05
@@ -86,30 +86,68 @@ def shapes(batch_sizes: Sequence[int], lengths: Sequence[int], longest: int | No
     return [(batch, length) for length in clipped for batch in dict.fromkeys(batch_sizes)]
 
 
-def row(turns: Turns, batch: int, length: int, eager: str, new_tokens: int | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Choice:
+    """The runtimes, by name, that each model is fastest in."""
+
+    artifact: str
+    baseline: str
+
+
+def fastest(turns: Turns, role: str, runtimes: Sequence[str]) -> str:
+    """The first of the runtimes that is not slower than the fastest beyond what noise explains.
+
+    Args:
+        turns: of names "<role> <runtime>".
+        role: "artifact" or "baseline".
+        runtimes: by preference.
+    """
+    best = min(runtimes, key=lambda name: float(np.median(turns.seconds[f"{role} {name}"])))
+    even = (name for name in runtimes if turns.ratio(f"{role} {name}", f"{role} {best}")[1][0] <= 1.0)
+    return next(even, best)
+
+
+def row(
+    turns: Turns, batch: int, length: int, runtimes: Sequence[str], choice: Choice, eager: str, new_tokens: int | None
+) -> dict[str, Any]:
     """One row of the record.
 
     Args:
-        turns: of "artifact", "baseline" and perhaps "eager", and for generation the same with " prompt" behind.
+        turns: of "artifact <runtime>" and "baseline <runtime>", of the dense model in PyTorch, and for generation the
+            same with " prompt" behind.
         batch: batch size.
         length: input length.
-        eager: which of the names is the dense model in eager PyTorch.
+        runtimes: those that both models were timed in.
+        choice: the one that each is shown in.
+        eager: the name of the dense model in eager PyTorch.
         new_tokens: generated tokens; None where nothing is generated.
     """
-    speedup, interval = turns.ratio("baseline", "artifact")
-    over_eager, over_eager_interval = turns.ratio(eager, "artifact")
-    return {
+    own, dense = f"artifact {choice.artifact}", f"baseline {choice.baseline}"
+    figures = {
         "batch_size": batch,
         "length": length,
-        **_figures(turns, "artifact", batch, new_tokens),
-        "baseline": _figures(turns, "baseline", batch, new_tokens),
+        **_figures(turns, own, batch, new_tokens),
+        "baseline": _figures(turns, dense, batch, new_tokens),
         "baseline_eager": _figures(turns, eager, batch, new_tokens),
-        "speedup": speedup,
-        "speedup_interval": interval,
-        "speedup_over_eager": over_eager,
-        "speedup_over_eager_interval": over_eager_interval,
-        "repeats": len(turns.seconds["artifact"]),
+        **_ratio(turns, "speedup", dense, own),
+        **_ratio(turns, "speedup_same_runtime", f"baseline {choice.artifact}", own),
+        **_ratio(turns, "speedup_over_eager", eager, own),
+        "repeats": len(turns.seconds[own]),
     }
+    figures["by_runtime"] = {
+        name: {
+            **_figures(turns, f"artifact {name}", batch, new_tokens),
+            "baseline": _figures(turns, f"baseline {name}", batch, new_tokens),
+            **_ratio(turns, "speedup", f"baseline {name}", f"artifact {name}"),
+        }
+        for name in runtimes
+    }
+    return figures
+
+
+def _ratio(turns: Turns, name: str, slow: str, fast: str) -> dict[str, Any]:
+    ratio, interval = turns.ratio(slow, fast)
+    return {name: ratio, f"{name}_interval": interval}
 
 
 def _figures(turns: Turns, name: str, batch: int, new_tokens: int | None) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from filelock import FileLock, Timeout
 
 from compress_exp.config import UserError
 from compress_exp.lease import SECONDS
+from compress_exp.measure.hardware import AUTO, Hardware
+from compress_exp.measure.kernels import kept
 
 log = logging.getLogger("compress_exp")
 
@@ -35,8 +37,9 @@ def measure(
     task_config: dict[str, Any],
     hardware_config: dict[str, Any],
     keys: dict[str, str],
-    evaluations: Path,
+    outputs: Path,
     deploy: Path,
+    parent: Path,
     stages: Mapping[str, Path] | None = None,
     newer_than: float = 0.0,
     lease_seconds: float = SECONDS,
@@ -49,8 +52,10 @@ def measure(
         task_config: the resolved `task` node.
         hardware_config: the resolved `hardware` node.
         keys: the keys of both in the store: "artifact" and "baseline".
-        evaluations: the directory of what is kept: evaluations and the baseline's export.
-        deploy: the directory that the artifact's deployed files are written to.
+        outputs: its `evaluations` keeps evaluations, choices of runtimes and the baseline's exports, its `checks` what
+            was seen of kernels.
+        deploy: the directory that the artifact's deployed files are written to, in one of the runtime's name.
+        parent: the directory of what the artifact was made from.
         stages: artifacts of earlier stages that are evaluated as well, by key.
         newer_than: evaluate the artifact again if its evaluation was finished before this time (`force`).
         lease_seconds: after which a silent builder of an evaluation is superseded.
@@ -70,7 +75,9 @@ def measure(
         "task": task_config,
         "hardware": hardware_config,
         "keys": keys,
-        "evaluations": str(evaluations.resolve()),
+        "made_from": str(parent.resolve()),
+        "evaluations": str((outputs / "evaluations").resolve()),
+        "checks": str((outputs / "checks").resolve()),
         "deploy": str(deploy.resolve()),
         "stages": {key: str(path.resolve()) for key, path in (stages or {}).items()},
         "newer_than": newer_than,
@@ -86,6 +93,28 @@ def measure(
             memory, baseline_memory = own.result(), dense.result()
     blocks["memory"] = {**memory, **{f"baseline_{name}": value for name, value in baseline_memory.items()}}
     return blocks
+
+
+def check_kernels(hardware: Hardware, kind: str, largest: int, outputs: Path) -> None:
+    """Look, before anything is trained, which runtimes multiply integers exactly on this host, and say which do not.
+
+    Args:
+        hardware: names the runtimes.
+        kind: of the model.
+        largest: the largest code that weights will have.
+        outputs: its `checks` keeps what was seen, by release, CPU and range of codes.
+    """
+    checks = outputs / "checks"
+    wanted = hardware.candidates(kind, hardware.precision)
+    if hardware.runtime[kind] != AUTO:
+        wanted = wanted[:1]
+    exported = [one for one in wanted if one.name != "eager"] if hardware.device == "cpu" else []
+    missing = [one.name for one in exported if kept(one, largest, checks) is None]
+    if missing:
+        run_child({"what": "kernels", "runtimes": missing, "largest": largest, "checks": str(checks.resolve())}, None)
+    for one in exported:
+        if (seen := kept(one, largest, checks)) is not None and not seen.exact:
+            log.warning("%s", seen)
 
 
 @contextmanager
@@ -154,7 +183,7 @@ def run_child(job: dict[str, Any], threads: int | None) -> dict[str, Any]:
 
 
 def _subject(job: dict[str, Any]) -> str:
-    return str(job.get("artifact") or job["directory"])
+    return str(job.get("artifact") or job.get("directory") or f"the kernels of {', '.join(job['runtimes'])}")
 
 
 def _death(code: int) -> str:

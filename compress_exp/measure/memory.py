@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from compress_exp.measure.runtimes import EagerPredictor, OpenVINOPredictor, random_ids
+from compress_exp.runtimes.base import random_ids, runtime
 
 CALLS = 3
 
@@ -31,18 +31,13 @@ def peak(job: dict[str, Any]) -> dict[str, int | None]:
         job: directory, runtime, device, precision, threads, vocabulary, special, batch, length, new_tokens.
     """
     ids = random_ids(job["vocabulary"], job["special"], job["batch"], job["length"])
-    if job["runtime"] == "openvino":
-        predictor = OpenVINOPredictor(Path(job["directory"]), None, job["precision"], job["threads"])
-        call = predictor.forward_call(ids)
-    else:
-        import torch
-
-        from compress_exp.export.artifact import load
-
-        torch.set_num_threads(job["threads"])
-        eager = EagerPredictor(load(Path(job["directory"])), job["device"])
-        call = eager.generate_call(ids, job["new_tokens"]) if job["new_tokens"] else eager.forward_call(ids)
+    model = runtime(job["runtime"]).open(Path(job["directory"]), None, job["precision"], job["threads"], job["device"])
+    call = model.generate_call(ids, job["new_tokens"]) if job["new_tokens"] else model.forward_call(ids)
     for _ in range(CALLS):
         call()
-    device = torch.cuda.max_memory_allocated() if job["device"] == "cuda" else None
+    device = None
+    if job["device"] == "cuda":
+        import torch
+
+        device = torch.cuda.max_memory_allocated()
     return {"peak_rss_bytes": peak_rss(), "device_bytes": device}

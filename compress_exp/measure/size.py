@@ -13,7 +13,6 @@ from compress_exp.layers.int8 import Int8Embedding, Int8Linear
 
 WEIGHTS = ("model.safetensors", "config.json", "generation_config.json")
 TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model", "*.jinja")
-DEPLOYED = {"openvino": ("model.xml", "model.bin"), "eager": ("model.safetensors", "config.json")}
 
 
 def bytes_of(directory: Path, patterns: tuple[str, ...]) -> int:

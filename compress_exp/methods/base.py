@@ -98,7 +98,6 @@ class Method:
         loss: what its training minimises; null takes the root's `loss`.
         version: raised when the same settings come to give another result.
         preserves_sparsity: what earlier stages pruned stays pruned.
-        integer: its result multiplies integers.
         replaces_model: it changes shapes, or gives another model, before training: first among methods at once.
         unused: settings of `Method` that it does not know; they must stay at their defaults.
     """
@@ -114,7 +113,6 @@ class Method:
 
     version: ClassVar[int] = 1
     preserves_sparsity: ClassVar[bool] = True
-    integer: ClassVar[bool] = False
     replaces_model: ClassVar[bool] = False
     unused: ClassVar[tuple[str, ...]] = ()
 
@@ -153,6 +151,11 @@ class Method:
     def trainings(self) -> int:
         """How often the budget is spent."""
         return self.rounds + (self.rewind is not None)
+
+    @property
+    def largest_code(self) -> int | None:
+        """The largest integer that its result multiplies with unsigned 8-bit inputs; None where it does not."""
+        return None
 
     @property
     def starts_from(self) -> str:

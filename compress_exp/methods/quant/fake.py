@@ -1,6 +1,7 @@
 """Fake quantization: float tensors rounded to an integer grid, gradients passed straight through.
 
-Weights: symmetric per output channel, s = max|w| / 127, grid ±127. Activations: affine per tensor on uint8,
+Weights: symmetric per output channel, s = max|w| / L, grid ±L with L = 127, or 63 where products with uint8 inputs must
+not overflow on CPUs without VNNI (see `compress_exp.layers.int8`). Activations: affine per tensor on uint8,
 s = (max − min) / 255, z = round(−min / s), with the range widened to hold zero (Jacob et al. 2018, arXiv:1712.05877).
 The gradient of rounding is taken as 1 inside the range and 0 outside (Bengio et al. 2013, arXiv:1308.3432).
 """
@@ -12,14 +13,13 @@ from torch import Tensor, nn
 
 from compress_exp.training import ranks
 
-WEIGHT_LIMIT = 127
 TINY = 1e-8
 
 
-def row_scale(weight: Tensor, axis: int) -> Tensor:  # (channels,)
-    """The scale of each channel: max|w| / 127, never zero."""
+def row_scale(weight: Tensor, axis: int, limit: int) -> Tensor:  # (channels,)
+    """The scale of each channel: max|w| / limit, never zero."""
     others = [dim for dim in range(weight.dim()) if dim != axis]
-    return (weight.detach().abs().amax(dim=others) / WEIGHT_LIMIT).clamp(min=TINY)
+    return (weight.detach().abs().amax(dim=others) / limit).clamp(min=TINY)
 
 
 def input_grid(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:  # () and () -> (), () int32
@@ -34,18 +34,19 @@ class FakeQuantWeight(nn.Module):
 
     Args:
         axis: the axis of output channels: 0, or 1 for GPT-2's Conv1D.
+        limit: the largest code, 127 or 63.
     """
 
-    def __init__(self, axis: int) -> None:
+    def __init__(self, axis: int, limit: int) -> None:
         super().__init__()
-        self.axis = axis
+        self.axis, self.limit = axis, limit
 
     def forward(self, weight: Tensor) -> Tensor:
         """The nearest grid points."""
-        scale = row_scale(weight, self.axis)
+        scale = row_scale(weight, self.axis, self.limit)
         zeros = torch.zeros_like(scale, dtype=torch.int32)
         rounded: Tensor = torch.fake_quantize_per_channel_affine(
-            weight, scale, zeros, self.axis, -WEIGHT_LIMIT, WEIGHT_LIMIT
+            weight, scale, zeros, self.axis, -self.limit, self.limit
         )
         return rounded
 

@@ -3,6 +3,7 @@
 Quantization-aware training with straight-through gradients (Jacob et al. 2018, arXiv:1712.05877; for BERT: Q8BERT,
 Zafrir et al. 2019, arXiv:1910.06188). Every projection of every block multiplies uint8 inputs with int8 weights,
 embeddings (and an output head tied to them) are int8 per row; norms, softmax, biases and task heads stay in float32.
+Weights that are multiplied take the codes −63 … 63 unless told otherwise, so that CPUs without VNNI do not overflow.
 Deviation from Q8BERT: inputs are affine on uint8 with static ranges, since that is what integer kernels of CPUs run.
 Cost: one forward pass per calibration batch; training steps a quarter to a half slower (measured: demo, MiniLM).
 """
@@ -10,14 +11,14 @@ Cost: one forward pass per calibration batch; training steps a quarter to a half
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from compress_exp.config import check_number
-from compress_exp.layers.int8 import Int8Embedding, Int8Linear
+from compress_exp.layers.int8 import LIMIT, OVERFLOW_SAFE_LIMIT, Int8Embedding, Int8Linear
 from compress_exp.layers.surgery import replace_module
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import attach, attached, parametrized
@@ -40,19 +41,25 @@ class Int8(Method):
         calibration: batches of training rows that set the first input ranges.
         average: weight of the past in the moving average of input ranges, in [0, 1).
         embeddings: whether embeddings are int8 too, one scale a row.
+        overflow_safe: weights of products within ±63, exact on every CPU; false takes the full ±127, which needs VNNI
+            or AMX on x86. Embeddings keep ±127 unless a quantized head shares them.
         end: progress at which the input ranges stop moving.
     """
 
     calibration: int = 16
     average: float = 0.99
     embeddings: bool = True
-
-    integer: ClassVar[bool] = True
+    overflow_safe: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("calibration", self.calibration, 1)
         check_number("average", self.average, 0, 0.9999)
+
+    @property
+    def largest_code(self) -> int:
+        """Of the weights that are multiplied."""
+        return OVERFLOW_SAFE_LIMIT if self.overflow_safe else LIMIT
 
     def check(self, facts: Facts) -> Facts:
         """Quantized weights are packed: nothing trains after them."""
@@ -61,7 +68,9 @@ class Int8(Method):
     def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
         """Put fake quantizers on weights and inputs, and set the input ranges on training rows."""
         for target in self._targets(model, context):
-            attach(target, FakeQuantWeight(output_axis(target.modules[0])))
+            multiplied = any(map(is_linear, target.modules))
+            limit = self.largest_code if multiplied else LIMIT
+            attach(target, FakeQuantWeight(output_axis(target.modules[0]), limit))
             for module in filter(is_linear, target.modules):
                 module.add_module("input_quantizer", FakeQuantInput(self.average).to(context.device))
                 module.register_forward_pre_hook(quantize_input)
@@ -120,7 +129,9 @@ def _is_plain_table(module: nn.Module) -> bool:
 
 def _pack(module: nn.Module) -> Int8Embedding | Int8Linear:
     weight = weight_of(module).detach()
-    scale = row_scale(weight, output_axis(module))
+    grid = attached(module, FakeQuantWeight)
+    assert grid is not None
+    scale = row_scale(weight, output_axis(module), grid.limit)
     if isinstance(module, nn.Embedding):
         return Int8Embedding.from_float(weight, scale, module.padding_idx, float(getattr(module, "embed_scale", 1.0)))
     quantizer = module.input_quantizer

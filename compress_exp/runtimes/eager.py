@@ -1,68 +1,15 @@
-"""Loaded models in a runtime: one class per runtime, all of them predictors for `Task.evaluate`."""
+"""Eager PyTorch: the artifact itself, loaded as a user loads it; every kind of model, CPU and GPU."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
+from compress_exp.runtimes.base import PRECISIONS, Call, Deployed, Ids, Runtime
 
-from compress_exp.export.openvino import PRECISIONS, compile_graph, executed
-
-Ids = NDArray[np.int64]
-Call = Callable[[], Any]
-
-
-def random_ids(vocabulary: int, special: list[int], batch: int, length: int) -> Ids:
-    """Seeded token ids without special ones: (batch, length)."""
-    ordinary = np.setdiff1d(np.arange(vocabulary, dtype=np.int64), np.array(special, dtype=np.int64))
-    return np.random.default_rng(0).choice(ordinary, size=(batch, length))
-
-
-class OpenVINOPredictor:
-    """An exported encoder, compiled for the CPU. Importing or timing it needs no torch.
-
-    Args:
-        directory: where `model.xml` and `model.bin` are.
-        config: the transformers configuration of the model, for the task.
-        precision: f32 or bf16.
-        threads: inference threads.
-    """
-
-    def __init__(self, directory: Path, config: Any, precision: str, threads: int) -> None:
-        self.config, self.directory = config, directory
-        self.compiled = compile_graph(directory, precision, threads)
-        self._names = [port.get_any_name() for port in self.compiled.inputs]
-        self._request = self.compiled.create_infer_request()
-
-    def logits(self, batch: dict[str, Any]) -> Any:
-        """The model's output for a collated batch."""
-        import torch
-
-        shape = tuple(batch["input_ids"].shape)
-        arrays = [batch[n].numpy() if n in batch else np.zeros(shape, dtype=np.int64) for n in self._names]
-        return torch.from_numpy(self._request.infer(arrays)[0].copy())
-
-    def generate(self, batch: dict[str, Any], max_new_tokens: int, num_beams: int) -> Any:
-        """Refused: encoders do not generate."""
-        raise TypeError("this runtime serves encoders, which do not generate")
-
-    def forward_call(self, ids: Ids) -> Call:
-        """A call that runs one prepared batch."""
-        values = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-        arrays = [values.get(name, np.zeros_like(ids)) for name in self._names]
-        request = self.compiled.create_infer_request()
-        return lambda: request.infer(arrays)
-
-    def precision(self) -> str:
-        """The floating precision that the compiled graph says it uses."""
-        return str(self.compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
-
-    def executed(self) -> dict[str, int]:
-        """Fully connected layers by the precision they run in."""
-        return executed(self.compiled)
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
 
 class EagerPredictor:
@@ -142,14 +89,13 @@ class EagerPredictor:
 
     def executed(self) -> dict[str, int]:
         """Linear layers by the precision they run in; "bf16 2:4" are those on sparse tensor cores."""
-        from compress_exp.layers.int8 import Int8Linear, kernels_available
+        from compress_exp.layers.int8 import Int8Linear
         from compress_exp.models.families.base import is_linear
 
-        integer = sum(isinstance(module, Int8Linear) for module in self.model.modules())
-        floating = sum(is_linear(module) for module in self.model.modules())
-        name = "u8" if self.device == "cpu" and kernels_available() else self.precision()
-        counts = {self.precision(): floating - self.sparse, f"{self.precision()} 2:4": self.sparse}
-        counts[name] = counts.get(name, 0) + integer
+        packed = [module for module in self.model.modules() if isinstance(module, Int8Linear)]
+        integer = sum(self.device == "cpu" and module.in_integers for module in packed)
+        floating = sum(is_linear(module) for module in self.model.modules()) + len(packed) - integer
+        counts = {"u8": integer, self.precision(): floating - self.sparse, f"{self.precision()} 2:4": self.sparse}
         return {name: count for name, count in counts.items() if count}
 
     def _prepared(self, ids: Ids) -> dict[str, Any]:
@@ -167,3 +113,39 @@ class EagerPredictor:
             import torch
 
             torch.cuda.synchronize()
+
+
+class Eager(Runtime):
+    """PyTorch without compilation."""
+
+    name: ClassVar[str] = "eager"
+    package: ClassVar[str] = "torch"
+    files: ClassVar[tuple[str, ...]] = ("model.safetensors", "config.json")
+    preference: ClassVar[int] = 9
+
+    def serves(self, kind: str, device: str, precision: str) -> bool:
+        """Everything."""
+        return True
+
+    def export(self, model: PreTrainedModel, directory: Path) -> None:
+        """Nothing: it loads the artifact."""
+
+    def open(self, directory: Path, config: Any, precision: str, threads: int, device: str) -> Deployed:
+        """Load an artifact; its own configuration and precision count."""
+        import torch
+
+        from compress_exp.export.artifact import load
+
+        torch.set_num_threads(threads)
+        return EagerPredictor(load(directory), device)
+
+    def multiply(self, layer: nn.Module, inputs: Tensor) -> Tensor:
+        """Call the layer."""
+        import torch
+
+        with torch.inference_mode():
+            result: Tensor = layer(inputs)
+        return result
+
+
+RUNTIME = Eager()

@@ -1,0 +1,141 @@
+"""Whether a deployed graph says what its artifact says: outputs on calibration rows, in the runtime and in PyTorch.
+
+An artifact's own outputs are those of its reference arithmetic, integers unpacked to floats. A runtime rounds in other
+places, so an int8 graph may differ by a share of what quantization itself changed: the artifact's distance from its
+parent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from compress_exp.tasks.base import Task
+
+    Outputs = Callable[[dict[str, Tensor]], Tensor]
+
+ROWS, BATCH, DRAWN = 64, 8, 128
+FLOAT = 1e-4
+SHARE = 0.5
+UNKNOWN_DISTANCE = 0.1
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How far a deployed graph is from its artifact.
+
+    Attributes:
+        runtime: its name.
+        error: ‖deployed − own‖ / ‖own‖ over the logits of the calibration rows.
+        allowed: the largest error that is accepted.
+    """
+
+    runtime: str
+    error: float
+    allowed: float
+
+    @property
+    def faithful(self) -> bool:
+        """Whether the graph may be measured."""
+        return self.error <= self.allowed
+
+    def __str__(self) -> str:
+        return (
+            f"{self.runtime}: left out, its outputs differ by {self.error:.2g} from the artifact's own "
+            f"({self.allowed:.2g} is allowed)"
+        )
+
+
+def check(
+    runtime: str,
+    deployed: Outputs,
+    own: Outputs,
+    batches: list[dict[str, Tensor]],
+    distance: float | None,
+) -> Fidelity:
+    """Compare a deployed graph with its artifact.
+
+    Args:
+        runtime: the runtime's name.
+        deployed: logits of a batch there.
+        own: logits of a batch by the artifact's reference arithmetic.
+        batches: calibration rows, collated.
+        distance: of the artifact from its parent, where its products or values are rounded; None for float32.
+    """
+    allowed = FLOAT if distance is None else max(FLOAT, SHARE * distance)
+    return Fidelity(runtime, difference(deployed, own, batches, batches), allowed)
+
+
+def distance_from_parent(
+    own: Outputs, batches: list[dict[str, Tensor]], parent: Outputs, parent_batches: list[dict[str, Tensor]]
+) -> float:
+    """‖own − parent‖ / ‖parent‖ of an artifact; a typical one of int8 where their outputs cannot be compared."""
+    found = difference(own, parent, batches, parent_batches)
+    return found if math.isfinite(found) else UNKNOWN_DISTANCE
+
+
+def difference(
+    one: Outputs, other: Outputs, batches: list[dict[str, Tensor]], other_batches: list[dict[str, Tensor]]
+) -> float:
+    """‖one − other‖ / ‖other‖ over what is text; infinite where shapes differ or a value is not finite."""
+    apart = size = 0.0
+    for batch, other_batch in zip(batches, other_batches, strict=True):
+        left, right = _counted(one(batch), batch), _counted(other(other_batch), other_batch)
+        if left.shape != right.shape:
+            return math.inf
+        apart += float((left - right).double().square().sum())
+        size += float(right.double().square().sum())
+    if not math.isfinite(apart) or not math.isfinite(size):
+        return math.inf
+    return math.sqrt(apart / size) if size else math.sqrt(apart)
+
+
+def _counted(
+    logits: Tensor,  # (batch, classes) or (batch, length, vocabulary)
+    batch: dict[str, Tensor],
+) -> Tensor:  # (positions, classes)
+    if logits.dim() == 2:
+        return logits
+    labels = batch["labels"]
+    text = labels >= 0 if labels.shape == logits.shape[:2] else batch["attention_mask"].bool()
+    return logits[text]
+
+
+def reference(model: PreTrainedModel) -> Outputs:
+    """A model's logits by the reference arithmetic of its layers."""
+    import torch
+
+    from compress_exp.training.forward import forward_logits
+
+    device = next(model.parameters()).device
+
+    def outputs(batch: dict[str, Tensor]) -> Tensor:
+        with torch.enable_grad():  # integer layers take their kernels only where no gradient is wanted
+            logits = forward_logits(model, {name: tensor.to(device) for name, tensor in batch.items()})
+        return logits.detach().float().cpu()
+
+    return outputs
+
+
+def calibration(task: Task, tokenizer: PreTrainedTokenizerBase, config: Any) -> list[dict[str, Tensor]]:
+    """At most 64 seeded training rows in batches of 8, in the order of the data."""
+    drawn = replace(task, train_fraction=task.train_fraction * min(1.0, DRAWN / len(task.rows("train"))))
+    features = drawn.features("train", tokenizer, config)[:ROWS]
+    return [task.collate(features[start : start + BATCH], tokenizer) for start in range(0, len(features), BATCH)]
+
+
+def of_artifact(path: Path, task: Task) -> tuple[Outputs, list[dict[str, Tensor]]]:
+    """An artifact's outputs and the calibration rows as it reads them."""
+    from transformers import AutoTokenizer
+
+    from compress_exp.export.artifact import load
+
+    model, tokenizer = load(path), AutoTokenizer.from_pretrained(path)
+    return reference(model), calibration(task, tokenizer, model.config)
