@@ -13,6 +13,7 @@ from compress_exp.config import build
 from compress_exp.measure.cpu import cpu_identity, multiplies_integers
 from compress_exp.measure.hardware import AUTO, available_cores
 from compress_exp.measure.latency import (
+    EAGER_BASELINE,
     HEADLINE_ROUNDS,
     OTHER_ROUNDS,
     Choice,
@@ -52,21 +53,22 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
     store, checks, keys = Store(Path(job["evaluations"]), job["lease_seconds"]), Path(job["checks"]), job["keys"]
     own = load(own_path, Path(job["made_from"]), hardware, task, beside(Path(job["deploy"])))
     dense = load(dense_path, dense_path, hardware, task, in_store(store, hardware, keys["baseline"], dense_path))
-    runtimes, flags = deploy(own, dense, kind, checks)
+    flags = deploy(own, dense, kind, checks)
 
     torch.set_num_threads(hardware.threads)
-    timings = time_shapes(own, dense, kind, [one.name for one in runtimes])
+    timings = time_shapes(own, dense, kind)
+    both = [name for name in own.deployed if name in dense.deployed]
     recipe = {
         "kind": "choice",
         **keys,
-        "runtimes": {one.name: one.version for one in runtimes},
+        "runtimes": {name: runtime(name).version for name in dense.deployed | own.deployed},
         "cpu": cpu_identity(),
         "threads": hardware.threads,
         "shape": [timings[0]["batch"], timings[0]["length"]],
         "precision": hardware.precision,
     }
-    choice = keep_choice(store, recipe, timings[0]["turns"], [one.name for one in runtimes], job["newer_than"])
-    rows = [row(**timing, runtimes=[one.name for one in runtimes], choice=choice) for timing in timings]
+    choice = keep_choice(store, recipe, timings[0]["turns"], both, list(dense.deployed), job["newer_than"])
+    rows = [row(**timing, both=both, choice=choice) for timing in timings]
     chosen = runtime(choice.artifact)
 
     cores = available_cores()
@@ -107,7 +109,6 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
             **hardware.evaluation_identity(chosen),
             "name": chosen.name,
             "baseline_name": choice.baseline,
-            "timed": [one.name for one in runtimes],
             "threads": hardware.threads,
             "precision": own.deployed[chosen.name].precision(),
             "baseline_precision": dense.deployed[chosen.name].precision(),
@@ -133,47 +134,40 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def deploy(own: Subject, dense: Subject, kind: str, checks: Path) -> tuple[list[Runtime], list[str]]:
-    """Put both models into every runtime of `auto`, or into the first that passes, beginning with the one asked for.
+def deploy(own: Subject, dense: Subject, kind: str, checks: Path) -> list[str]:
+    """Put both models into every runtime of `auto`, or into the first that takes both; the one asked for comes first.
 
     Returns:
-        The runtimes that passed, by preference, and a sentence for each that is left out.
+        A sentence for each runtime that is left out.
 
     Raises:
-        RuntimeError: none passed.
+        RuntimeError: no runtime takes both.
     """
     hardware = own.hardware
-    passed: list[Runtime] = []
     reasons: list[str] = []
-    for candidate in hardware.candidates(kind, own.precision):
-        if not candidate.serves(kind, hardware.device, dense.precision):
-            continue
-        if (reason := own.deploy(candidate, checks) or dense.deploy(candidate, checks)) is not None:
-            reasons.append(reason)
-            continue
-        passed.append(candidate)
-        if hardware.runtime[kind] != AUTO:
+    for candidate in hardware.candidates(kind):
+        for subject, whose in ((dense, "the dense model in "), (own, "")):
+            if candidate.serves(kind, hardware.device, subject.precision):
+                reason = subject.deploy(candidate, checks)
+                reasons += [] if reason is None else [whose + reason]
+        if hardware.runtime[kind] != AUTO and candidate.name in own.deployed and candidate.name in dense.deployed:
             break
-    if not passed:
+    if not own.deployed.keys() & dense.deployed.keys():
         raise RuntimeError("no runtime computes what the artifact says: " + "; ".join(reasons))
-    return passed, reasons
+    return reasons
 
 
-def time_shapes(own: Subject, dense: Subject, kind: str, runtimes: Sequence[str]) -> list[dict[str, Any]]:
-    """Time both models in every runtime, in turns, shape by shape; the headline's first."""
+def time_shapes(own: Subject, dense: Subject, kind: str) -> list[dict[str, Any]]:
+    """Time both models in every runtime that they are in, in turns, shape by shape; the headline's first."""
     from compress_exp.tasks.features import max_positions
 
     hardware = own.hardware
     limits = [limit for subject in (own, dense) if (limit := max_positions(subject.eager.config)) is not None]
     new_tokens = min([hardware.new_tokens, *(limit // 2 for limit in limits)]) if kind != "encoder" else None
     longest = min(limits) - (new_tokens or 0 if kind == "decoder" else 0) if limits else None
-    timed = {
-        f"{role} {name}": (subject, subject.deployed[name])
-        for role, subject in (("artifact", own), ("baseline", dense))
-        for name in runtimes
-    }
-    eager = "baseline eager"
-    timed.setdefault(eager, (dense, dense.eager))
+    subjects = (("artifact", own), ("baseline", dense))
+    timed = {f"{role} {name}": (one, deployed) for role, one in subjects for name, deployed in one.deployed.items()}
+    timed.setdefault(EAGER_BASELINE, (dense, dense.eager))
     timings: list[dict[str, Any]] = []
     for batch, length in shapes(hardware.batch_sizes, hardware.lengths, longest):
         calls: dict[str, Call] = {}
@@ -186,17 +180,26 @@ def time_shapes(own: Subject, dense: Subject, kind: str, runtimes: Sequence[str]
                 calls[f"{name} prompt"] = deployed.generate_call(ids, 1)
         minimum = OTHER_ROUNDS if timings else HEADLINE_ROUNDS
         turns = in_turns(calls, max(hardware.rounds, minimum), hardware.seconds, minimum)
-        timings.append({"turns": turns, "batch": batch, "length": length, "eager": eager, "new_tokens": new_tokens})
+        timings.append({"turns": turns, "batch": batch, "length": length, "new_tokens": new_tokens})
     return timings
 
 
 def keep_choice(
-    store: Store, recipe: dict[str, Any], turns: Turns, runtimes: Sequence[str], newer_than: float
+    store: Store, recipe: dict[str, Any], turns: Turns, own: Sequence[str], dense: Sequence[str], newer_than: float
 ) -> Choice:
-    """The runtime that each model is fastest in: decided once for two artifacts and a host, then kept."""
+    """The runtime that each model is fastest in: decided once for two artifacts and a host, then kept.
+
+    Args:
+        store: where evaluations are kept.
+        recipe: names both artifacts, the runtimes, the host and the shape.
+        turns: of the headline's shape.
+        own: runtimes of the artifact, by preference.
+        dense: those of the dense model.
+        newer_than: decide again if it was decided before this time.
+    """
 
     def build(directory: Path, check: Callable[[], None]) -> dict[str, Any]:
-        choice = {role: fastest(turns, role, runtimes) for role in ("artifact", "baseline")}
+        choice = {role: fastest(turns, role, names) for role, names in (("artifact", own), ("baseline", dense))}
         (directory / "choice.json").write_text(json.dumps(choice))
         return {}
 

@@ -102,14 +102,9 @@ class Hardware:
         if self.device == "cpu" and self.threads > (cores := available_cores()):
             raise UserError(f"hardware.threads: {self.threads} is more than the {cores} cores of this host")
 
-    def candidates(self, kind: str, precision: str) -> list[Runtime]:
-        """The runtimes that may be measured, the one that is asked for first, eager last.
-
-        Args:
-            kind: of the model.
-            precision: of its floating values.
-        """
-        return sorted(serving(kind, self.device, precision), key=lambda one: one.name != self.runtime[kind])
+    def candidates(self, kind: str) -> list[Runtime]:
+        """The runtimes that take a kind of model: the one that is asked for, then by preference, eager last."""
+        return sorted(serving(kind, self.device, self.precision), key=lambda one: one.name != self.runtime[kind])
 
     def identity(self) -> dict[str, Any]:
         """What decides a record: everything."""

@@ -17,6 +17,7 @@ Array = NDArray[np.float64]
 SHORT = 0.05
 HEADLINE_ROUNDS, OTHER_ROUNDS = 10, 5
 RESAMPLES = 5000
+EAGER_BASELINE = "baseline eager"
 
 
 @dataclass(frozen=True)
@@ -108,18 +109,17 @@ def fastest(turns: Turns, role: str, runtimes: Sequence[str]) -> str:
 
 
 def row(
-    turns: Turns, batch: int, length: int, runtimes: Sequence[str], choice: Choice, eager: str, new_tokens: int | None
+    turns: Turns, batch: int, length: int, both: Sequence[str], choice: Choice, new_tokens: int | None
 ) -> dict[str, Any]:
     """One row of the record.
 
     Args:
-        turns: of "artifact <runtime>" and "baseline <runtime>", of the dense model in PyTorch, and for generation the
+        turns: of "artifact <runtime>" and "baseline <runtime>", among them "baseline eager", and for generation the
             same with " prompt" behind.
         batch: batch size.
         length: input length.
-        runtimes: those that both models were timed in.
-        choice: the one that each is shown in.
-        eager: the name of the dense model in eager PyTorch.
+        both: runtimes that both models were timed in.
+        choice: those that they are shown in.
         new_tokens: generated tokens; None where nothing is generated.
     """
     own, dense = f"artifact {choice.artifact}", f"baseline {choice.baseline}"
@@ -128,10 +128,10 @@ def row(
         "length": length,
         **_figures(turns, own, batch, new_tokens),
         "baseline": _figures(turns, dense, batch, new_tokens),
-        "baseline_eager": _figures(turns, eager, batch, new_tokens),
+        "baseline_eager": _figures(turns, EAGER_BASELINE, batch, new_tokens),
         **_ratio(turns, "speedup", dense, own),
         **_ratio(turns, "speedup_same_runtime", f"baseline {choice.artifact}", own),
-        **_ratio(turns, "speedup_over_eager", eager, own),
+        **_ratio(turns, "speedup_over_eager", EAGER_BASELINE, own),
         "repeats": len(turns.seconds[own]),
     }
     figures["by_runtime"] = {
@@ -140,7 +140,7 @@ def row(
             "baseline": _figures(turns, f"baseline {name}", batch, new_tokens),
             **_ratio(turns, "speedup", f"baseline {name}", f"artifact {name}"),
         }
-        for name in runtimes
+        for name in both
     }
     return figures
 

@@ -105,7 +105,7 @@ def check_kernels(hardware: Hardware, kind: str, largest: int, outputs: Path) ->
         outputs: its `checks` keeps what was seen, by release, CPU and range of codes.
     """
     checks = outputs / "checks"
-    wanted = hardware.candidates(kind, hardware.precision)
+    wanted = hardware.candidates(kind)
     if hardware.runtime[kind] != AUTO:
         wanted = wanted[:1]
     exported = [one for one in wanted if one.name != "eager"] if hardware.device == "cpu" else []
