@@ -5,53 +5,22 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-PACKAGE = "onnxruntime"
-FILES = ("model.onnx",)
+from compress_exp.runtimes.base import Call, Deployed, Ids, Runtime
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+FILE = "model.onnx"
 SAFE = 64
 # What ONNX Runtime makes of a matrix product with a constant, and how it multiplies.
 INTEGER = ("MatMulIntegerToFloat", "MatMulInteger", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm")
 FLOATING = ("MatMul", "FusedMatMul", "Gemm", "FusedGemm")
-
-Ids = NDArray[np.int64]
-Call = Callable[[], Any]
-
-
-def export_model(model: Any, directory: Path) -> None:
-    """Write `model.onnx` of an encoder; batch size and length stay free. The model stays as it is.
-
-    Args:
-        model: what `compress_exp.load` returns, in float32 or int8.
-        directory: where the file goes; created if needed.
-
-    Raises:
-        ValueError: the model is in another precision, or larger than one file can be.
-    """
-    from compress_exp.export.onnx import encoder
-
-    content = encoder(model)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / FILES[0]).write_bytes(content)
-
-
-def multiply(layer: Any, inputs: Any) -> Any:  # (batch, in) -> (batch, out)
-    """What one layer alone gives here, by the way of a whole model.
-
-    Args:
-        layer: an Int8Linear.
-        inputs: float32.
-    """
-    import torch
-
-    from compress_exp.export.onnx import one_layer
-
-    return torch.from_numpy(_session(one_layer(layer), 1).run(None, {"inputs": inputs.numpy()})[0])
 
 
 class OnnxRuntimePredictor:
@@ -60,15 +29,12 @@ class OnnxRuntimePredictor:
     Args:
         directory: where `model.onnx` is.
         config: the transformers configuration of the model, for the task.
-        precision: f32.
         threads: inference threads.
     """
 
-    def __init__(self, directory: Path, config: Any, precision: str, threads: int) -> None:
-        if precision != "f32":
-            raise ValueError(f"ONNX Runtime's CPU kernels run f32, not {precision}")
+    def __init__(self, directory: Path, config: Any, threads: int) -> None:
         self.config, self.directory = config, directory
-        self._session = _session(str(directory / FILES[0]), threads)
+        self._session = _session(str(directory / FILE), threads)
         self._names = [node.name for node in self._session.get_inputs()]
 
     def logits(self, batch: dict[str, Any]) -> Any:
@@ -81,6 +47,10 @@ class OnnxRuntimePredictor:
 
     def generate(self, batch: dict[str, Any], max_new_tokens: int, num_beams: int) -> Any:
         """Refused: encoders do not generate."""
+        raise TypeError("this runtime serves encoders, which do not generate")
+
+    def generate_call(self, ids: Ids, new_tokens: int) -> Call:
+        """Refused likewise."""
         raise TypeError("this runtime serves encoders, which do not generate")
 
     def forward_call(self, ids: Ids) -> Call:
@@ -98,8 +68,8 @@ class OnnxRuntimePredictor:
         import onnx
 
         with tempfile.TemporaryDirectory() as directory:
-            optimized = Path(directory) / FILES[0]
-            _session(str(self.directory / FILES[0]), 1, str(optimized))
+            optimized = Path(directory) / FILE
+            _session(str(self.directory / FILE), 1, str(optimized))
             graph = onnx.load(optimized).graph
         weights = {tensor.name for tensor in graph.initializer}
         found: Counter[str] = Counter()
@@ -161,3 +131,41 @@ def _open(model: str | bytes, threads: int, optimized: str = "", wide: bool = Fa
     without = ["CommonSubexpressionElimination"] if wide else None
     cpu = ["CPUExecutionProvider"]
     return onnxruntime.InferenceSession(model, options, providers=cpu, disabled_optimizers=without)
+
+
+class OnnxRuntime(Runtime):
+    """Encoders in float32 and int8 on the CPU; its kernels know no bfloat16."""
+
+    name: ClassVar[str] = "onnxruntime"
+    package: ClassVar[str] = "onnxruntime"
+    files: ClassVar[tuple[str, ...]] = (FILE,)
+    preference: ClassVar[int] = 1
+
+    def serves(self, kind: str, device: str, precision: str) -> bool:
+        """Encoders in float32, or int8, on the CPU."""
+        return kind == "encoder" and device == "cpu" and precision == "f32"
+
+    def export(self, model: PreTrainedModel, directory: Path) -> None:
+        """Write `model.onnx`; batch size and length stay free."""
+        from compress_exp.runtimes.graphs.onnx import encoder
+
+        content = encoder(model)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / FILE).write_bytes(content)
+
+    def open(self, directory: Path, config: Any, precision: str, threads: int, device: str) -> Deployed:
+        """Open a session."""
+        return OnnxRuntimePredictor(directory, config, threads)
+
+    def multiply(self, layer: nn.Module, inputs: Tensor) -> Tensor:
+        """Run an int8 layer alone."""
+        import torch
+
+        from compress_exp.layers.int8 import Int8Linear
+        from compress_exp.runtimes.graphs.onnx import one_layer
+
+        assert isinstance(layer, Int8Linear)
+        return torch.from_numpy(_session(one_layer(layer), 1).run(None, {"inputs": inputs.numpy()})[0])
+
+
+RUNTIME = OnnxRuntime()

@@ -1,7 +1,6 @@
 import math
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress_exp.export import onnx as exporter
 from compress_exp.layers.heads import attentions
 from compress_exp.layers.int8 import Int8Embedding, Int8Linear
 from compress_exp.layers.neurons import feed_forwards
 from compress_exp.models.families.base import family_of
 from compress_exp.runtimes import onnxruntime
-from compress_exp.runtimes.onnxruntime import OnnxRuntimePredictor, export_model, multiply
-from tests.export.test_openvino import ARCHITECTURES, batches, build, to_int8
+from compress_exp.runtimes.base import Unserved
+from compress_exp.runtimes.graphs import onnx as exporter
+from compress_exp.runtimes.onnxruntime import RUNTIME, OnnxRuntimePredictor
+from tests.runtimes.test_openvino import ARCHITECTURES, batches, build, to_int8
 
 LINEARS = {"bert": 14, "roberta": 14, "albert": 15, "distilbert": 14}  # ALBERT's one block runs twice
 
@@ -52,8 +52,8 @@ def cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("family", ARCHITECTURES)
 def test_dense_export_equals_eager_at_other_shapes(family: str, tmp_path: Path) -> None:
     model = build(family)
-    export_model(model, tmp_path)
-    predictor = OnnxRuntimePredictor(tmp_path, model.config, "f32", 1)
+    RUNTIME.export(model, tmp_path)
+    predictor = OnnxRuntimePredictor(tmp_path, model.config, 1)
     assert predictor.executed() == {"f32": LINEARS[family]}
     assert_equal_outputs(model, predictor)
 
@@ -65,16 +65,16 @@ def test_fewer_heads_and_neurons_equal_eager_at_other_shapes(family: str, tmp_pa
         part.keep(model, [[0, 2, 3], [1]][index])
     for index, part in enumerate(feed_forwards(model, family_of(family))):
         part.keep(model, range(8 * index, 64))
-    export_model(model, tmp_path)
-    assert_equal_outputs(model, OnnxRuntimePredictor(tmp_path, model.config, "f32", 2))
+    RUNTIME.export(model, tmp_path)
+    assert_equal_outputs(model, OnnxRuntimePredictor(tmp_path, model.config, 2))
 
 
 @pytest.mark.usefixtures("cpu")
 @pytest.mark.parametrize("family", ARCHITECTURES)
 def test_int8_runs_in_integers_from_int8_on_disk(family: str, tmp_path: Path) -> None:
-    model = to_int8(build(family), batches(0))
-    export_model(model, tmp_path)
-    predictor = OnnxRuntimePredictor(tmp_path, model.config, "f32", 1)
+    model = to_int8(build(family), batches(0), 127)
+    RUNTIME.export(model, tmp_path)
+    predictor = OnnxRuntimePredictor(tmp_path, model.config, 1)
     assert predictor.executed() == {"u8": LINEARS[family] - 1, "f32": 1}
     for batch in batches(model.config.pad_token_id or 0):
         with torch.no_grad():
@@ -96,7 +96,7 @@ def test_products_are_exact_on_every_cpu(limit: int, width: int) -> None:
     products = (codes - 7) @ layer.weight.long().T  # in 64 bits
     scales = layer.weight_scale.double() * 0.25
     expected = products.double() * scales + (0 if layer.bias is None else layer.bias.double())
-    found = multiply(layer, (codes - 7) * 0.25).double()
+    found = RUNTIME.multiply(layer, (codes - 7) * 0.25).double()
     # Half a unit of the smallest product would show; float32 rounds its value, its scale and the sum.
     assert ((found - expected).abs() <= 4 * 2.0**-24 * (expected.abs() + scales)).all()
 
@@ -105,7 +105,7 @@ def test_inputs_beyond_the_grid_are_clamped_and_ties_go_to_even() -> None:
     layer = linear(4, 1, 1, bias=False)
     layer.weight, layer.weight_scale = torch.tensor([[1], [-1], [1], [0]], dtype=torch.int8), torch.ones(4)
     inputs = torch.tensor([[-100.0], [100.0], [0.125], [0.375], [math.inf]])
-    assert multiply(layer, inputs)[:, 0].tolist() == [-1.75, 62.0, 0.0, 0.5, 62.0]
+    assert RUNTIME.multiply(layer, inputs)[:, 0].tolist() == [-1.75, 62.0, 0.0, 0.5, 62.0]
 
 
 def test_a_table_that_is_also_the_head_is_stored_once(tmp_path: Path) -> None:
@@ -124,10 +124,10 @@ def test_a_table_that_is_also_the_head_is_stored_once(tmp_path: Path) -> None:
             return type("Output", (), {"logits": self.head(hidden / 60)})
 
     model = Tied().eval()
-    export_model(model, tmp_path)
+    RUNTIME.export(model, tmp_path)
     tables = [t for t in onnx.load(tmp_path / "model.onnx").graph.initializer if math.prod(t.dims) == 200 * 64]
     assert len(tables) == 1
-    predictor = OnnxRuntimePredictor(tmp_path, model.config, "f32", 1)
+    predictor = OnnxRuntimePredictor(tmp_path, model.config, 1)
     assert predictor.executed() == {"u8": 1}
     for batch in batches(0):
         with torch.no_grad():
@@ -142,7 +142,7 @@ def test_the_model_comes_back_as_it_was_and_nothing_is_said(tmp_path: Path, capf
     modules = {name: (id(module), module.training) for name, module in model.named_modules()}
     state = {name: (tensor.data_ptr(), tensor.clone()) for name, tensor in model.state_dict().items()}
     wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    export_model(model, tmp_path)
+    RUNTIME.export(model, tmp_path)
     assert {name: (id(module), module.training) for name, module in model.named_modules()} == modules
     for name, tensor in model.state_dict().items():
         assert tensor.data_ptr() == state[name][0] and torch.equal(tensor, state[name][1])
@@ -154,8 +154,8 @@ def test_the_model_comes_back_as_it_was_and_nothing_is_said(tmp_path: Path, capf
 
 def test_padding_and_batch_do_not_change_a_row(tmp_path: Path) -> None:
     model = build("bert")
-    export_model(model, tmp_path)
-    predictor = OnnxRuntimePredictor(tmp_path, model.config, "f32", 1)
+    RUNTIME.export(model, tmp_path)
+    predictor = OnnxRuntimePredictor(tmp_path, model.config, 1)
     ids = torch.randint(5, 200, (1, 9), generator=torch.Generator().manual_seed(2))
     alone = predictor.logits({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
     padded = torch.cat([ids, torch.zeros(1, 20, dtype=torch.int64)], 1).repeat(3, 1)
@@ -163,38 +163,26 @@ def test_padding_and_batch_do_not_change_a_row(tmp_path: Path) -> None:
     assert torch.allclose(predictor.logits({"input_ids": padded, "attention_mask": mask})[0], alone[0], atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        (lambda model, monkeypatch: model.to(torch.bfloat16), "float32 and int8 on a CPU, not bfloat16"),
-        (lambda model, monkeypatch: monkeypatch.setattr(exporter, "LARGEST", 1000), "an ONNX file holds 2 GB"),
-    ],
-)
-def test_what_it_cannot_serve_is_refused_in_a_sentence(
-    change: Callable[[nn.Module, pytest.MonkeyPatch], object],
-    sentence: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model = build("bert")
-    change(model, monkeypatch)
-    with pytest.raises(ValueError, match=sentence):
-        export_model(model, tmp_path)
+def test_a_model_beyond_one_file_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporter, "LARGEST", 1000)
+    with pytest.raises(Unserved, match="an ONNX file holds 2 GB"):
+        RUNTIME.export(build("bert"), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_bfloat16_and_generation_are_refused(tmp_path: Path) -> None:
+def test_it_serves_encoders_in_float32_on_the_cpu_only(tmp_path: Path) -> None:
+    assert RUNTIME.serves("encoder", "cpu", "f32")
+    for other in (("encoder", "cpu", "bf16"), ("encoder", "cuda", "f32"), ("decoder", "cpu", "f32")):
+        assert not RUNTIME.serves(*other)
     model = build("bert")
-    export_model(model, tmp_path)
-    with pytest.raises(ValueError, match="f32, not bf16"):
-        OnnxRuntimePredictor(tmp_path, model.config, "bf16", 1)
+    RUNTIME.export(model, tmp_path)
     with pytest.raises(TypeError, match="do not generate"):
-        OnnxRuntimePredictor(tmp_path, model.config, "f32", 1).generate({}, 1, 1)
+        OnnxRuntimePredictor(tmp_path, model.config, 1).generate({}, 1, 1)
 
 
 def test_timing_needs_no_torch_and_gives_the_logits_of_the_ids(tmp_path: Path) -> None:
     model = build("bert")
-    export_model(model, tmp_path)
+    RUNTIME.export(model, tmp_path)
     ids = np.arange(5, 29, dtype=np.int64).reshape(2, 12)
     program = f"""
 import sys
@@ -202,7 +190,7 @@ from pathlib import Path
 import numpy as np
 from compress_exp.runtimes import onnxruntime
 from compress_exp.runtimes.onnxruntime import OnnxRuntimePredictor
-predictor = OnnxRuntimePredictor(Path({str(tmp_path)!r}), None, "f32", 1)
+predictor = OnnxRuntimePredictor(Path({str(tmp_path)!r}), None, 1)
 (logits,) = predictor.forward_call(np.array({ids.tolist()}))()
 print(predictor.executed(), predictor.precision(), "torch" in sys.modules)
 np.save({str(tmp_path / "logits.npy")!r}, logits)

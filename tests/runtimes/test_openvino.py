@@ -49,7 +49,7 @@ def batches(padding: int) -> list[dict[str, Tensor]]:
     return found
 
 
-def to_int8(model: nn.Module, samples: list[dict[str, Tensor]]) -> nn.Module:
+def to_int8(model: nn.Module, samples: list[dict[str, Tensor]], limit: int = OVERFLOW_SAFE_LIMIT) -> nn.Module:
     """A calibrated int8 twin: every Linear but the last, and the word embedding."""
     model = copy.deepcopy(model)
     ranges: dict[str, tuple[float, float]] = {}
@@ -72,7 +72,7 @@ def to_int8(model: nn.Module, samples: list[dict[str, Tensor]]) -> nn.Module:
     for name, module in linears.items():
         low, high = ranges[name]
         scale = torch.tensor((high - low) / 255)
-        rows = module.weight.detach().abs().amax(1) / OVERFLOW_SAFE_LIMIT
+        rows = module.weight.detach().abs().amax(1) / limit
         layer = Int8Linear.from_float(module.weight, module.bias, rows, scale, (-low / scale).round())
         model.set_submodule(name, layer)
     words = model.get_input_embeddings()

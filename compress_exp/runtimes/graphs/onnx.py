@@ -23,6 +23,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from compress_exp.layers.int8 import Int8Linear
+from compress_exp.runtimes.base import Unserved
 
 OPSET = 17
 LARGEST = 2_000_000_000
@@ -37,14 +38,11 @@ def encoder(model: Any) -> bytes:
         model: what `compress_exp.load` returns, in float32 or int8. It stays as it is.
 
     Raises:
-        ValueError: the model is in another precision, or larger than one file can be.
+        Unserved: the model is larger than one file can be.
     """
-    if others := {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()} - {torch.float32}:
-        found = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in others))
-        raise ValueError(f"ONNX Runtime multiplies float32 and int8 on a CPU, not {found}: choose another runtime")
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     if (size := sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())) > LARGEST:
-        raise ValueError(f"an ONNX file holds 2 GB and the model has {size / 1e9:.1f} GB: choose another runtime")
+        raise Unserved(f"an ONNX file holds 2 GB and the model has {size / 1e9:.1f} GB")
     names = ["input_ids", "attention_mask"]
     if int(getattr(model.config, "type_vocab_size", 0) or 0) > 1:
         names.append("token_type_ids")
