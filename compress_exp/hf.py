@@ -66,6 +66,10 @@ class Unpack(ConversionOps):
     def __init__(self, quantizer: CompressExpQuantizer) -> None:
         self.quantizer = quantizer
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Unpack:
+        # transformers copies its converter for each tensor; what they find is for the one quantizer.
+        return self
+
     def convert(  # type: ignore[override]
         self,
         input_dict: dict[str, Any],

@@ -68,8 +68,9 @@ def _check_promise(model: PreTrainedModel, config: dict[str, Any], tensors: dict
     told = config.get("quantization_config", {"pruned": (), "tied": ()})
     stored = {name: layout.kind_of(tensor) for name, tensor in tensors.items()}
     promised, found = skeleton(type(model), config)
-    found += layout.other_modules(model, promised) if not found else []
-    found += layout.differences(stored, promised, told["pruned"], told["tied"]) if not found else []
+    if not found:
+        found = layout.other_modules(model, promised)
+        found += layout.differences(stored, promised, told["pruned"], told["tied"])
     if found:
         raise UserError(
             f"artifact: the model is not what its configuration and description promise ({layout.listed(found)}); a "
@@ -151,15 +152,16 @@ def load(path: Path | str) -> PreTrainedModel:
     directory = Path(path)
     architecture, config = _read(directory)
     transformers.utils.logging.disable_progress_bar()
-    model: PreTrainedModel
     verbosity = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()  # what it would report in a table is refused
     try:
-        model, info = architecture.from_pretrained(
+        loaded: Any = architecture.from_pretrained(
             directory, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
         )
     finally:
         transformers.utils.logging.set_verbosity(verbosity)
+    model: PreTrainedModel
+    model, info = loaded
     layout.refuse(_misread(model, info, _files(directory)), str(directory))
     quantizer = getattr(model, "hf_quantizer", None)
     if quantizer is not None and not config["quantization_config"]["int8_linear"]:
@@ -198,7 +200,7 @@ def _read(directory: Path) -> tuple[type[PreTrainedModel], dict[str, Any]]:
     cls = getattr(transformers, architecture, None)
     if cls is None or not issubclass(cls, transformers.PreTrainedModel):
         raise UserError(f"artifact: {architecture!r} in {directory}/config.json is no architecture of transformers")
-    method = config.get("quantization_config", {}).get("quant_method", "compress_exp")
+    method = (config.get("quantization_config") or {}).get("quant_method", "compress_exp")
     if method != "compress_exp":
         raise UserError(
             f"artifact: the weights in {directory} are stored as {method!r}; give dense ones, or an artifact"
