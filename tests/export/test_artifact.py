@@ -22,7 +22,7 @@ from compress_exp.methods.quant.int8 import Int8
 from compress_exp.models.families.base import family_of
 from compress_exp.training.forward import forward_logits
 
-FAMILIES = ("bert", "albert", "distilbert", "gpt2", "t5", "bart")
+FAMILIES = ("bert", "roberta", "albert", "distilbert", "gpt2", "t5", "bart")
 
 
 @pytest.fixture
