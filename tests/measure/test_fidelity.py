@@ -70,6 +70,11 @@ def test_a_parent_of_another_vocabulary_gives_a_typical_distance():
     )
 
 
+def test_windows_of_another_tokenizer_give_a_typical_distance():
+    own = constant(1.0, 2.0)
+    assert distance_from_parent(own, batches(parts=3), own, batches(parts=2)) == fidelity.UNKNOWN_DISTANCE
+
+
 def test_the_reference_takes_no_kernel(tiny, batch, monkeypatch):
     model = tiny("bert")
     dense = model.bert.encoder.layer[0].intermediate.dense
