@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from compress_exp.config import UserError
 from compress_exp.export import bitmask, layout, n_m
-from compress_exp.layers.int8 import Int8Embedding, Int8Linear
+from compress_exp.layers.int8 import Int8Embedding, Int8Linear, largest_code
 from compress_exp.layers.shapes import uneven
 from compress_exp.layers.surgery import pruned_modules
 from compress_exp.models.families.base import family_of, is_conv1d
@@ -87,7 +87,8 @@ def describe(model: PreTrainedModel) -> dict[str, Any] | None:
     shapes = uneven(model, family_of(model.config.model_type))
     if not (linear or embedding or pruned or shapes):
         return None
-    largest = {"largest_code": _largest_code(model)} if linear else {}
+    codes = (largest_code(model.get_submodule(name).weight) for name in linear)  # type: ignore[arg-type]
+    largest = {"largest_code": max(codes)} if linear else {}
     return (
         shapes
         | largest
@@ -100,12 +101,6 @@ def describe(model: PreTrainedModel) -> dict[str, Any] | None:
             "tied": {},
         }
     )
-
-
-def _largest_code(model: nn.Module) -> int:
-    """The largest |code| of the weights of int8 Linears: what decides whether kernels without VNNI are exact."""
-    weights = [module.weight for module in model.modules() if isinstance(module, Int8Linear) and module.weight.numel()]
-    return max((abs(int(end)) for weight in weights for end in weight.aminmax()), default=0)
 
 
 def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
