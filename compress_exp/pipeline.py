@@ -47,6 +47,7 @@ def build_baseline(plan: Plan, directory: Path, beat: Beat = unheard) -> dict[st
 
     with team(1 if plan.model.finetuned else plan.train.devices, lambda: _rank_job(plan, None, directory)):
         built = train_baseline(plan, directory, beat)
+    check_weights(built.model, "baseline")
     return publish(built, directory)
 
 
@@ -88,6 +89,7 @@ def apply_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
         model = method.convert(model)
     mark_masked(model)
     bake(model)
+    check_weights(model, stage.label)
     return replace(built, model=model)
 
 
@@ -231,6 +233,18 @@ def train(
     seconds = fit(module, batches, budget, directory / STATE, label, beat)
     module.finish()
     return Built(module.model, tokenizer, module.history, module.total_steps, seconds)
+
+
+def check_weights(model: PreTrainedModel, label: str) -> None:
+    """Refuse a model that nothing can be said of.
+
+    Raises:
+        UserError: it holds NaN or infinity.
+    """
+    from compress_exp.finite import nonfinite_weight
+
+    if (wrong := nonfinite_weight(model)) is not None:
+        raise UserError(f"{label}: what was built is not finite, {wrong}; lower train.learning_rate, here or before")
 
 
 def publish(built: Built, directory: Path) -> dict[str, Any]:
