@@ -147,9 +147,12 @@ def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
     lock(model)
     if not stage.trains:
         with torch.no_grad():
-            for method in stage.methods:
-                method.step(model, 1.0)
-                method.finish(model)
+            for key, method in zip(stage.keys, stage.methods, strict=True):
+                try:
+                    method.step(model, 1.0)
+                    method.finish(model)
+                except FieldError as error:
+                    raise error.at(f"method.{key}") from error
         return Built(model, tokenizer, [], 0, 0.0)
     teacher = load_teacher(plan, baseline, model, tokenizer) if stage.uses_teacher else None
     flow = flow_of(stage.methods)
@@ -215,7 +218,11 @@ def train(
     label: str,
     beat: Beat,
 ) -> Built:
-    """Train to the end, from the checkpoint in the directory's state if a killed run left one."""
+    """Train to the end, from the checkpoint in the directory's state if a killed run left one.
+
+    Raises:
+        UserError: the loss, scores or observed ranges are not finite.
+    """
     from compress_exp.training.data import Batches
     from compress_exp.training.ranks import own_rows
     from compress_exp.training.trainer import fit
@@ -230,8 +237,11 @@ def train(
         module.total_steps,
     )
     (directory / STATE).mkdir(exist_ok=True)
-    seconds = fit(module, batches, budget, directory / STATE, label, beat)
-    module.finish()
+    try:
+        seconds = fit(module, batches, budget, directory / STATE, label, beat)
+        module.finish()
+    except FieldError as error:
+        raise error.at(label) from error
     return Built(module.model, tokenizer, module.history, module.total_steps, seconds)
 
 
