@@ -151,3 +151,18 @@ def test_without_a_terminal_long_training_is_told_in_lines(dense, data, tmp_path
     told = [line for line in caplog.messages if " step " in line]
     assert [line.split()[:5] for line in told] == [["finetune", "step", str(n), "of", "3,"] for n in (1, 2, 3)]
     assert told[-1].endswith(f"loss {built.history[-1]['loss']:.3f}")
+
+
+@pytest.mark.parametrize(
+    ("precision", "there", "told"),
+    [("bf16", False, 1), ("bf16", True, 0), ("f32", False, 0)],
+)
+def test_bf16_that_is_emulated_is_told_once_before_training(
+    precision, there, told, dense, data, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr("compress_exp.training.trainer.kernels_available", lambda: there)
+    plan = planned("bert", data, "method=finetune", f"train.precision={precision}")
+    base = dense(planned("bert", data, "method=finetune"))
+    run_stage(plan, 0, base, base, tmp_path)
+    lines = [record.getMessage() for record in caplog.records if "train.precision" in record.getMessage()]
+    assert len(lines) == told and all(line.endswith("set f32") for line in lines)
