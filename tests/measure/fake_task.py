@@ -37,7 +37,9 @@ class FakeTask:
 
     def evaluate(self, predictor: Any, tokenizer: Any, progress: bool) -> Predictions:
         with Path(self.log).open("a") as stream:
-            stream.write(f"{type(predictor).__name__} {predictor.config.vocab_size} {torch.get_num_threads()}\n")
+            stream.write(
+                f"{type(predictor.predictor).__name__} {predictor.config.vocab_size} {torch.get_num_threads()}\n"
+            )
         ids = torch.randint(5, 50, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         values = predictor.generate(batch, 4, 1)[:, -4:].float() if self.generates else predictor.logits(batch)

@@ -158,6 +158,26 @@ def test_decoder_with_zeros_in_eager(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("model_type", "projections"), [("bert", ("query.weight", "key.weight")), ("gpt2", ("c_attn.weight",))]
+)
+def test_finite_weights_whose_outputs_are_not_end_in_one_sentence(
+    model_type: str, projections: tuple[str, ...], tmp_path: Path
+) -> None:
+    def overflow(model: nn.Module) -> None:
+        for name, parameter in model.named_parameters():
+            if name.endswith(projections):
+                parameter.data *= 1e25  # products of queries and keys are infinite
+
+    message = (
+        rf"^artifact own in {'openvino' if model_type == 'bert' else 'eager'}: its outputs .*not finite, NaN in \d"
+    )
+    with pytest.raises(UserError, match=message) as caught:
+        run(tmp_path, model_type, 1, overflow)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "evaluations").glob("*/evaluation.json"))
+
+
+@pytest.mark.parametrize(
     ("own_zeros", "dense_zeros", "interval", "flagged"),
     [
         (0.5, 0.0, [0.9, 1.1], True),

@@ -164,9 +164,7 @@ def _entry(group: list[Record]) -> Entry:
         quality = Spread(mean(values))
     kept = mean([number(record["quality"], "retained") for record in group])
     ratios = [value for record in group if (value := number(headline(record), "speedup")) is not None]
-    unit = [
-        None if own is None else unit_quality(name, own, base, higher) for own, base in zip(values, dense, strict=True)
-    ]
+    unit = [unit_quality(name, own, base, higher) for own, base in zip(values, dense, strict=True)]
     method = first["run"].get("method")
     return Entry(
         method=" → ".join(map(str, method)) if isinstance(method, list) else str(method),
