@@ -161,7 +161,7 @@ class TrainConfig:
         warmup: share of the steps in which the learning rate rises, in [0, 1].
         weight_decay: AdamW's, on matrices only.
         gradient_clip: largest norm of the gradient; 0 switches clipping off.
-        precision: "32" or "bf16" (autocast; weights stay in float32).
+        precision: "f32" or "bf16" (autocast; weights stay in float32), which is slower on CPUs without bfloat16.
         threads: CPU threads of each process of training; null shares out all cores.
         devices: GPUs (CPU processes where there is none) that share the rows of every batch.
         buckets: group rows of similar length, so that little is padded.
@@ -176,7 +176,7 @@ class TrainConfig:
     warmup: float = 0.1
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
-    precision: str = "32"
+    precision: str = "f32"
     threads: int | None = None
     devices: int = 1
     buckets: bool = True
@@ -190,7 +190,7 @@ class TrainConfig:
         check_number("warmup", self.warmup, 0, 1)
         check_number("weight_decay", self.weight_decay, 0)
         check_number("gradient_clip", self.gradient_clip, 0)
-        check_choice("precision", self.precision, ("32", "bf16"))
+        check_choice("precision", self.precision, ("f32", "bf16"))
         check_number("devices", self.devices, 1)
         check_number("checkpoint_steps", self.checkpoint_steps, 1)
         check_number("checkpoint_minutes", self.checkpoint_minutes, 0)

@@ -15,6 +15,7 @@ from compress_exp.store import damage
 
 KEY = re.compile(r"[0-9a-f]{16}")
 LEASED = ("artifacts", "evaluations", "runs")
+WRITTEN = ("artifacts", "evaluations", "checks", "reports")
 REMOVED = ".removed"
 TMP_SECONDS = 3600.0
 
@@ -116,7 +117,7 @@ def _files(outputs: Path) -> Iterator[Leftover]:
         for path in _hidden(outputs / name, ".lease", files=True):
             yield Leftover(path, path.with_name(path.name[1:].removesuffix(".lease")), "its holder is gone")
     runs, sweeps = directories(outputs / "runs"), directories(outputs / "sweeps")
-    for place in (outputs / "artifacts", outputs / "evaluations", outputs / "reports", *runs, *sweeps):
+    for place in (*(outputs / name for name in WRITTEN), *runs, *sweeps):
         for path in _hidden(place, ".tmp", files=True):
             if time.time() - path.lstat().st_mtime > TMP_SECONDS:
                 yield Leftover(path, place if place in runs else path, "never renamed into place")

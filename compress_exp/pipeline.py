@@ -47,6 +47,7 @@ def build_baseline(plan: Plan, directory: Path, beat: Beat = unheard) -> dict[st
 
     with team(1 if plan.model.finetuned else plan.train.devices, lambda: _rank_job(plan, None, directory)):
         built = train_baseline(plan, directory, beat)
+    check_weights(built.model, "baseline")
     return publish(built, directory)
 
 
@@ -88,6 +89,7 @@ def apply_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
         model = method.convert(model)
     mark_masked(model)
     bake(model)
+    check_weights(model, stage.label)
     return replace(built, model=model)
 
 
@@ -145,9 +147,12 @@ def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
     lock(model)
     if not stage.trains:
         with torch.no_grad():
-            for method in stage.methods:
-                method.step(model, 1.0)
-                method.finish(model)
+            for key, method in zip(stage.keys, stage.methods, strict=True):
+                try:
+                    method.step(model, 1.0)
+                    method.finish(model)
+                except FieldError as error:
+                    raise error.at(f"method.{key}") from error
         return Built(model, tokenizer, [], 0, 0.0)
     teacher = load_teacher(plan, baseline, model, tokenizer) if stage.uses_teacher else None
     flow = flow_of(stage.methods)
@@ -213,7 +218,11 @@ def train(
     label: str,
     beat: Beat,
 ) -> Built:
-    """Train to the end, from the checkpoint in the directory's state if a killed run left one."""
+    """Train to the end, from the checkpoint in the directory's state if a killed run left one.
+
+    Raises:
+        UserError: the loss, scores or observed ranges are not finite.
+    """
     from compress_exp.training.data import Batches
     from compress_exp.training.ranks import own_rows
     from compress_exp.training.trainer import fit
@@ -228,9 +237,24 @@ def train(
         module.total_steps,
     )
     (directory / STATE).mkdir(exist_ok=True)
-    seconds = fit(module, batches, budget, directory / STATE, label, beat)
-    module.finish()
+    try:
+        seconds = fit(module, batches, budget, directory / STATE, label, beat)
+        module.finish()
+    except FieldError as error:
+        raise error.at(label) from error
     return Built(module.model, tokenizer, module.history, module.total_steps, seconds)
+
+
+def check_weights(model: PreTrainedModel, label: str) -> None:
+    """Refuse a model that nothing can be said of.
+
+    Raises:
+        UserError: it holds NaN or infinity.
+    """
+    from compress_exp.finite import nonfinite_weight
+
+    if (wrong := nonfinite_weight(model)) is not None:
+        raise UserError(f"{label}: what was built is not finite, {wrong}; lower train.learning_rate, here or before")
 
 
 def publish(built: Built, directory: Path) -> dict[str, Any]:

@@ -205,11 +205,14 @@ def check_root_values(config: DictConfig) -> None:
 
 
 def check_teacher(directory: Path, model: Model) -> None:
-    """Require a readable model of the same kind."""
+    """Require a readable model of the same kind, whose tensors are all there."""
+    from compress_exp.export import artifact
+
     check_weights(directory, "teacher")
     kind = Model(name="teacher", path=str(directory)).family("teacher").kind
     if kind != model.family().kind:
         raise UserError(f"teacher: {str(directory)!r} is of kind {kind}, the model is of kind {model.family().kind}")
+    artifact.check(directory)
 
 
 def initial_facts(model: Model, task: Task) -> Facts:

@@ -23,7 +23,7 @@ from compress_exp.progress import STATUS, reported
 from compress_exp.report.card import complete
 from compress_exp.report.records import finished, keep_score, read_record
 from compress_exp.secrecy import kept, safe
-from compress_exp.store import Store, digest, replace_directory, write_json
+from compress_exp.store import Store, digest, finite, replace_directory, write_json
 
 log = logging.getLogger("compress_exp")
 SCHEMA = 1
@@ -152,6 +152,7 @@ def assemble(
 ) -> dict[str, Any]:
     """The record: everything measured, beside what was run, with what, from what."""
     from compress_exp.measure.origin import origin
+    from compress_exp.measure.quality import undefined
     from compress_exp.report.score import weighted_score
 
     rows = stage_rows(planned, paths, measured["stages"] | {planned.artifact_key: measured["quality"]["metrics"]})
@@ -171,7 +172,8 @@ def assemble(
             "command": command(),
             "overrides": overrides(),
         },
-        **{block: measured[block] for block in ("quality", "size", "latency", "memory", "energy", "flags")},
+        **{block: measured[block] for block in ("quality", "size", "latency", "memory", "energy")},
+        "flags": [*measured["flags"], *undefined(measured["quality"])],
         "stages": rows,
         "cost": cost
         | {"baseline_seconds": baseline["seconds"], "compressing_seconds": sum(r["seconds"] for r in rows)},
@@ -189,7 +191,7 @@ def assemble(
         },
     }
     record["score"] = weighted_score(record, plain(config.score))
-    return safe(record)
+    return safe(finite(record))
 
 
 def curves(paths: list[Path]) -> list[dict[str, float | str]]:

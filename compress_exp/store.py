@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -35,12 +36,27 @@ def digest(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def finite(node: Any) -> Any:
+    """A copy of plain lists and mappings with None for NaN and infinity, which JSON does not know."""
+    if isinstance(node, Mapping):
+        return {str(name): finite(value) for name, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [finite(item) for item in node]
+    if isinstance(node, float) and not math.isfinite(node):
+        return None
+    return node
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Write a file that is either the old one or the whole new one, also after a power cut."""
+    """Write a file that is either the old one or the whole new one, also after a power cut.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("w") as stream:
-            json.dump(content, stream, indent=1)
+            json.dump(content, stream, indent=1, allow_nan=False)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from compress_exp.config import CONF, TrainConfig
+from compress_exp.export.artifact import save
 
 ROOT = CONF.parent
 
@@ -85,6 +91,22 @@ def test_the_real_command_for_a_wrong_value_in_a_sweep(tmp_path: Path) -> None:
     assert done.stdout.count("refused: ") == 2
     assert "2 of 2 runs failed" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_the_real_command_for_a_teacher_that_is_not_whole(tiny: Callable[[str], Any], tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher"
+    teacher.mkdir()
+    save(tiny("bert"), PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE())), teacher)
+    tensors = load_file(teacher / "model.safetensors")
+    tensors["pooler"] = tensors.pop("bert.pooler.dense.weight")
+    save_file(tensors, teacher / "model.safetensors", metadata={"format": "pt"})
+    done = command("method=prune", "loss=soft_targets", f"teacher={teacher}", f"outputs={tmp_path / 'outputs'}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"artifact: {teacher} does not hold the model of its config.json (bert.pooler.dense.weight is missing, "
+        "pooler is not expected); copy both again, or build the artifact anew\n"
+    )
+    assert not list((tmp_path / "outputs").rglob("*.safetensors"))
 
 
 def test_planning_a_sweep_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from compress_exp.config import FieldError, UserError
 from compress_exp.pipeline import apply_stage, build_baseline, run_stage
@@ -99,6 +100,17 @@ def test_a_teacher_of_another_kind_or_vocabulary_is_refused(data, dense, tmp_pat
     plan = planned("bert", data, "method=prune", "loss=soft_targets", f"teacher={dense(small)}")
     with pytest.raises(UserError, match="another vocabulary"):
         apply_stage(plan, 0, dense(plan), dense(plan), tmp_path)
+
+
+@pytest.mark.parametrize("method", ["finetune", "quant/static"])
+def test_a_teacher_whose_tensors_are_not_its_model_s_is_refused_before_training(method, data, dense, tmp_path):
+    plan = planned("bert", data, f"method={method}")
+    run_stage(plan, 0, dense(plan), dense(plan), tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["classifier.bias"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"artifact: .* \(classifier\.bias is missing\)"):
+        planned("bert", data, "method=prune", "loss=soft_targets", f"teacher={tmp_path}")
 
 
 def test_a_given_baseline_must_mean_the_same_labels(data, dense, tmp_path):

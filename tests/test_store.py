@@ -11,7 +11,7 @@ import pytest
 
 from compress_exp.config import UserError
 from compress_exp.lease import LeaseLost, leased
-from compress_exp.store import STATE, Store, digest, write_json
+from compress_exp.store import STATE, Store, digest, finite, write_json
 
 
 def builder(log, content="x"):
@@ -21,6 +21,16 @@ def builder(log, content="x"):
         return {"steps": 3}
 
     return build
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_no_file_holds_what_json_does_not_know(number, tmp_path):
+    content = {"a": [1.5, number], "b": ({"c": number}, "NaN", True, 3)}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "record.json", content)
+    assert not list(tmp_path.iterdir())
+    write_json(tmp_path / "record.json", finite(content))
+    assert json.loads((tmp_path / "record.json").read_text()) == {"a": [1.5, None], "b": [{"c": None}, "NaN", True, 3]}
 
 
 def test_the_key_is_the_content_with_lists_in_order():

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from compress_exp.export import bitmask, n_m
-from compress_exp.layers.int8 import Int8Embedding, Int8Linear
+from compress_exp.config import UserError
+from compress_exp.export import bitmask, layout, n_m
+from compress_exp.layers.int8 import Int8Embedding, Int8Linear, largest_code
 from compress_exp.layers.shapes import uneven
 from compress_exp.layers.surgery import pruned_modules
 from compress_exp.models.families.base import family_of, is_conv1d
@@ -35,6 +36,9 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: 
         model: ordinary modules and modules of `layers/` only; nothing parametrized.
         tokenizer: goes along, so that the directory is loadable on its own.
         directory: an existing directory.
+
+    Raises:
+        UserError: the model would not come back as it is; nothing was written.
     """
     from safetensors.torch import save_file
 
@@ -49,11 +53,30 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: 
     config["dtype"] = str(next(p.dtype for p in model.parameters() if p.is_floating_point())).removeprefix("torch.")
     if description is not None:
         config["quantization_config"] = description
+    _check_promise(model, config, tensors)
     (directory / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True))
     if model.can_generate() and model.generation_config is not None:
         model.generation_config.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def _check_promise(model: PreTrainedModel, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Compare the model, and what is to be written of it, with what will be built of its configuration."""
+    from compress_exp.hf import skeleton
+
+    told = config.get("quantization_config", {"pruned": (), "tied": ()})
+    stored = {name: layout.kind_of(tensor) for name, tensor in tensors.items()}
+    promised, found = skeleton(type(model), config)
+    if not found:
+        found = layout.other_modules(model, promised)
+        found += layout.differences(stored, promised, told["pruned"], told["tied"])
+    if found:
+        raise UserError(
+            f"artifact: the model is not what its configuration and description promise ({layout.listed(found)}); a "
+            "method may leave modules of the architecture and of compress_exp.layers only, nothing parametrized, and "
+            "numbers in model.config for what else it changes"
+        )
 
 
 def describe(model: PreTrainedModel) -> dict[str, Any] | None:
@@ -64,14 +87,20 @@ def describe(model: PreTrainedModel) -> dict[str, Any] | None:
     shapes = uneven(model, family_of(model.config.model_type))
     if not (linear or embedding or pruned or shapes):
         return None
-    return shapes | {
-        "quant_method": "compress_exp",
-        "format": FORMAT,
-        "int8_linear": linear,
-        "int8_embedding": embedding,
-        "pruned": pruned,
-        "tied": {},
-    }
+    codes = (largest_code(model.get_submodule(name).weight) for name in linear)  # type: ignore[arg-type]
+    largest = {"largest_code": max(codes)} if linear else {}
+    return (
+        shapes
+        | largest
+        | {
+            "quant_method": "compress_exp",
+            "format": FORMAT,
+            "int8_linear": linear,
+            "int8_embedding": embedding,
+            "pruned": pruned,
+            "tied": {},
+        }
+    )
 
 
 def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -107,27 +136,86 @@ def _stored(name: str, tensor: Tensor, model: nn.Module) -> dict[str, Tensor]:
 
 
 def load(path: Path | str) -> PreTrainedModel:
-    """Load an artifact in evaluation mode, exactly as `from_pretrained` does.
+    """Load an artifact, or an ordinary checkpoint, in evaluation mode, exactly as `from_pretrained` does.
 
     Raises:
-        UserError: the directory holds no artifact, or files that are not loaded (pickles).
+        UserError: the directory holds no artifact, files that are not loaded (pickles), or tensors that are not those
+            of the model.
     """
     import transformers
 
+    directory = Path(path)
+    architecture, config = _read(directory)
+    transformers.utils.logging.disable_progress_bar()
+    verbosity = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()  # what it would report in a table is refused
+    try:
+        loaded: Any = architecture.from_pretrained(
+            directory, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
+    model: PreTrainedModel
+    model, info = loaded
+    layout.refuse(_misread(model, info, _files(directory)), str(directory))
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is not None and not config["quantization_config"]["int8_linear"]:
+        quantizer.remove_quantization_config(model)
+    return model.eval()
+
+
+def check(path: Path | str) -> None:
+    """Refuse what `load` refuses, without unpacking weights: all but sparse values that their mask does not count.
+
+    Raises:
+        UserError: as `load` does.
+    """
+    from compress_exp.hf import skeleton
+
+    directory = Path(path)
+    architecture, config = _read(directory)
+    if (told := config.get("quantization_config")) is None:
+        load(directory)
+        return
+    model, found = skeleton(architecture, config)
+    stored = layout.kinds_in(_files(directory))
+    layout.refuse(found or layout.differences(stored, model, told["pruned"], told["tied"]), str(directory))
+
+
+def _read(directory: Path) -> tuple[type[PreTrainedModel], dict[str, Any]]:
+    """The class and the configuration of what lies in a directory."""
+    import transformers
+
     import compress_exp.hf  # noqa: F401
-    from compress_exp.config import UserError
     from compress_exp.models.loading import check_weights
 
-    transformers.utils.logging.disable_progress_bar()
-    directory = Path(path)
     check_weights(directory, "artifact")
     config = json.loads((directory / "config.json").read_text())
     architecture = (config.get("architectures") or [""])[0]
     cls = getattr(transformers, architecture, None)
     if cls is None or not issubclass(cls, transformers.PreTrainedModel):
         raise UserError(f"artifact: {architecture!r} in {directory}/config.json is no architecture of transformers")
-    model = cls.from_pretrained(directory, use_safetensors=True).eval()
-    quantizer = getattr(model, "hf_quantizer", None)
-    if quantizer is not None and not config["quantization_config"]["int8_linear"]:
-        quantizer.remove_quantization_config(model)
-    return model
+    method = (config.get("quantization_config") or {}).get("quant_method", "compress_exp")
+    if method != "compress_exp":
+        raise UserError(
+            f"artifact: the weights in {directory} are stored as {method!r}; give dense ones, or an artifact"
+        )
+    return cls, config
+
+
+def _files(directory: Path) -> list[Path]:
+    whole = directory / "model.safetensors"
+    return [whole] if whole.is_file() else sorted(directory.glob("model-*.safetensors"))
+
+
+def _misread(model: PreTrainedModel, info: dict[str, Any], files: list[Path]) -> list[str]:
+    """What transformers found wrong with tensors, and those that it cast to another dtype."""
+    own = {name: layout.kind_of(tensor)[0] for name, tensor in model.state_dict().items()}
+    dtype = layout.kind_of(torch.empty(0, dtype=model.dtype))[0]
+    found = {name: "is missing" for name in info["missing_keys"]}
+    found |= {name: "is not expected" for name in info["unexpected_keys"]}
+    found |= {name: f"is {list(there)} and not {list(shape)}" for name, there, shape in info["mismatched_keys"]}
+    for name, (stored, _) in layout.kinds_in(files).items():
+        if stored not in (dtype, own.get(name, stored)):
+            found[name] = f"is {stored} and not {own[name]}"
+    return [f"{name} {found[name]}" for name in sorted(found)]

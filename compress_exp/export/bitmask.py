@@ -22,9 +22,15 @@ def decode(
     values: Tensor,  # (nonzeros,)
     shape: torch.Size,
 ) -> Tensor:
-    """Undo `encode`."""
+    """Undo `encode`.
+
+    Raises:
+        ValueError: there are not as many values as entries under the mask.
+    """
     count = shape.numel()
     kept = unpack(bits, count)
+    if int(kept.sum()) != len(values):
+        raise ValueError(f"has {len(values)} values under a bitmask of {int(kept.sum())}")
     weight = torch.zeros(count, dtype=values.dtype)
     weight[kept] = values
     return weight.view(shape)

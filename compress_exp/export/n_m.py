@@ -42,13 +42,34 @@ def decode(
     values: Tensor,  # (groups, n)
     shape: torch.Size,  # (out, in)
 ) -> Tensor:
-    """Undo `encode`."""
+    """Undo `encode`.
+
+    Raises:
+        ValueError: a group has a pattern that does not exist.
+    """
     groups, n = values.shape
     m = shape.numel() // groups
     width = _width(n, m)
     bits = unpack(codes, groups * width).view(groups, width).to(torch.int64)
-    positions = _patterns(n, m)[(bits << torch.arange(width)).sum(1)]
+    number, patterns = (bits << torch.arange(width)).sum(1), _patterns(n, m)
+    if len(number) and int(number.max()) >= len(patterns):
+        raise ValueError(f"has pattern {int(number.max())} of {len(patterns)}")
+    positions = patterns[number]
     return torch.zeros(groups, m, dtype=values.dtype).scatter(1, positions, values).view(shape)
+
+
+def bytes_of_patterns(
+    values: torch.Size,  # (groups, n)
+    shape: torch.Size,  # (out, in)
+) -> int | None:
+    """The bytes of the patterns beside values of one shape for a weight of another; None where they do not fit."""
+    if len(values) != 2 or len(shape) != 2 or not values.numel():
+        return None
+    groups, n = values
+    m = shape.numel() // groups
+    if m not in GROUPS or shape[1] % m or groups * m != shape.numel() or n > m:
+        return None
+    return -(-groups * _width(n, m) // 8)
 
 
 def smallest_group(weight: Tensor) -> tuple[int, int]:

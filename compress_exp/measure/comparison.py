@@ -108,6 +108,7 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
         "runtime": {
             **hardware.evaluation_identity(chosen),
             "name": chosen.name,
+            "asked": hardware.runtime[kind],
             "baseline_name": choice.baseline,
             "threads": hardware.threads,
             "precision": own.deployed[chosen.name].precision(),

@@ -86,6 +86,8 @@ def difference(
 ) -> float:
     """‖one − other‖ / ‖other‖ over what is text; infinite where shapes differ or a value is not finite."""
     apart = size = 0.0
+    if len(batches) != len(other_batches):  # other tokens, other windows
+        return math.inf
     for batch, other_batch in zip(batches, other_batches, strict=True):
         left, right = _counted(one(batch), batch), _counted(other(other_batch), other_batch)
         if left.shape != right.shape:

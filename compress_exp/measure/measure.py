@@ -111,6 +111,7 @@ def check_kernels(hardware: Hardware, kind: str, largest: int, outputs: Path) ->
     exported = [one for one in wanted if one.name != "eager"] if hardware.device == "cpu" else []
     missing = [one.name for one in exported if kept(one, largest, checks) is None]
     if missing:
+        log.info("%-24s checked on this CPU, once: codes up to %d", f"int8 in {', '.join(missing)}", largest)
         run_child({"what": "kernels", "runtimes": missing, "largest": largest, "checks": str(checks.resolve())}, None)
     for one in exported:
         if (seen := kept(one, largest, checks)) is not None and not seen.exact:

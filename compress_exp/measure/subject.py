@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress_exp.measure import fidelity, kernels
 from compress_exp.measure.hardware import Hardware
-from compress_exp.runtimes.base import PRECISIONS, Deployed, Runtime, random_ids
+from compress_exp.runtimes.base import PRECISIONS, Deployed, Runtime, Unserved, random_ids
 from compress_exp.runtimes.eager import EagerPredictor
 from compress_exp.store import Store
 
@@ -106,7 +106,10 @@ class Subject:
         if runtime.name != "eager":
             if self.largest_code and not (seen := kernels.check(runtime, self.largest_code, checks)).exact:
                 return str(seen)
-            files = self.place(runtime, lambda directory: runtime.export(self.eager.model, directory))
+            try:
+                files = self.place(runtime, lambda directory: runtime.export(self.eager.model, directory))
+            except Unserved as error:
+                return f"{runtime.name}: left out, {error}"
             opened = self._open(runtime, files, self.hardware.threads)
         if runtime.name != "eager" or self.int8_layers:
             own = fidelity.reference(self.eager.model)

@@ -155,6 +155,8 @@ class Model:
         import torch
         import transformers
 
+        from compress_exp.finite import nonfinite_weight
+
         transformers.utils.logging.disable_progress_bar()
         auto = getattr(transformers, task.auto_class)
         torch.manual_seed(seed)
@@ -173,6 +175,9 @@ class Model:
                 raise UserError(
                     f"model.finetuned: the checkpoint has no {missing}; set model.finetuned=false to train it"
                 )
+            if (wrong := nonfinite_weight(model)) is not None:
+                key, place = ("path", self.path) if self.path else ("hub", self.hub)
+                raise UserError(f"model.{key}: the weights in {place!r} are damaged, {wrong}; all must be finite")
         else:
             assert self.architecture is not None
             settings = {key: value for key, value in self.architecture.items() if key != "model_type"}

@@ -105,6 +105,17 @@ def keep_score(directory: Path, weights: Mapping[str, float], seconds: float) ->
             write_json(directory / "record.json", record | {"score": weighted_score(record, weights)})
 
 
+def runtime(record: Record) -> tuple[str | None, str | None, str | None]:
+    """What stands for the runtime among the conditions of a record, and the runtimes of the model and of the dense one.
+
+    Under `auto` each model is shown in the runtime that it is fastest in, and runs in different ones are compared.
+    """
+    found = record["run"].get("runtime")
+    told = found if isinstance(found, Mapping) else {}
+    name = told.get("name")
+    return ("auto" if told.get("asked") == "auto" else name), name, told.get("baseline_name", name)
+
+
 def number(node: Any, *path: str | int) -> float | None:
     """The finite number at a path of a record, None if there is none."""
     for part in path:

@@ -13,8 +13,10 @@ from typing import Any
 PERCENTAGES = ("bleu", "rouge")
 
 
-def unit_quality(name: str, value: float, baseline: float | None, higher_is_better: bool) -> float | None:
-    """The primary metric on [0, 1]; None where it has no place there."""
+def unit_quality(name: str, value: float | None, baseline: float | None, higher_is_better: bool) -> float | None:
+    """The primary metric on [0, 1]; None where it is undefined or has no place there."""
+    if value is None:
+        return None
     if not higher_is_better:
         return baseline / value if baseline is not None and value > 0 else None
     return value / 100 if name.startswith(PERCENTAGES) else value

@@ -70,9 +70,9 @@ def show(table: Sequence[Row], console: Console) -> None:
         columns = _columns(runs)
         cells = {name: [form(row) for row in runs] for name, form in columns.items()}
         widths = {name: max(map(len, [name, *column])) for name, column in cells.items()}
-        for name in ("WS", "kept", "over eager", "p50 ms", "smaller"):
+        for name in ("WS", "kept", "over eager", "runtime", "p50 ms", "smaller"):
             if sum(widths.values()) + 3 * len(widths) > console.width:
-                del widths[name]
+                widths.pop(name, None)
         drawn = Table(
             title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
         )
@@ -131,6 +131,8 @@ def _columns(runs: Sequence[Row]) -> dict[str, Format]:
     columns["kept"] = lambda row: _number(row["retained"], 1, " %", 100)
     columns["MB"] = lambda row: _number(row["artifact_bytes"], 2, "", 1e-6)
     columns["smaller"] = lambda row: _number(row["compression_ratio"], 2, "×")
+    if first["runtime"] == "auto":
+        columns["runtime"] = lambda row: str(row["ran_in"])
     columns["p50 ms"] = lambda row: _number(row["p50_ms"], 2)
     columns["faster (95 %)"] = _speedup
     columns["over eager"] = lambda row: _number(row["speedup_over_eager"], 2, "×")

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from compress_exp.report.records import Record, number
+from compress_exp.report.records import Record, number, runtime
 from compress_exp.report.score import combine, unit_quality
 
 Row = dict[str, Any]
@@ -63,20 +63,20 @@ def _named(runs: Iterable[Row]) -> list[Row]:
 def _group(record: Record) -> list[Any]:
     run = record["run"]
     dense = _mapping(record.get("origin")).get("baseline")
-    return [*(_setting(record)[name] for name in SETTING), run.get("seed"), dense, _dense_quality(record)]
+    return [*(_setting(record)[name] for name in SETTING), run.get("seed"), dense, _digits(_dense_quality(record))]
 
 
 def _setting(record: Record) -> Row:
     run, origin = record["run"], _mapping(record.get("origin"))
-    primary, runtime = _mapping(record["quality"].get("primary")), _mapping(run.get("runtime"))
+    primary, ran = _mapping(record["quality"].get("primary")), _mapping(run.get("runtime"))
     headline = _headline(record)
     return {
         "task": run.get("task"),
         "model": run.get("model"),
         "hardware": run.get("hardware"),
         "machine": origin.get("host"),
-        "runtime": runtime.get("name"),
-        "threads": number(runtime, "threads"),
+        "runtime": runtime(record)[0],
+        "threads": number(ran, "threads"),
         "batch_size": number(headline, "batch_size"),
         "length": number(headline, "length"),
         "metric": primary.get("name"),
@@ -112,11 +112,13 @@ def _run(record: Record) -> Row:
         "deployed_bytes": number(size, "deployed_bytes"),
         "sparsity": number(size, "sparsity"),
         "bits_per_weight": number(size, "bits_per_weight"),
+        "ran_in": runtime(record)[1],
         "p50_ms": number(headline, "p50_ms"),
         "p99_ms": number(headline, "p99_ms"),
         "speedup": number(headline, "speedup"),
         "speedup_low": number(headline, "speedup_interval", 0),
         "speedup_high": number(headline, "speedup_interval", 1),
+        "speedup_same_runtime": number(headline, "speedup_same_runtime"),
         "speedup_over_eager": number(headline, "speedup_over_eager"),
         "peak_memory_bytes": _memory(record),
         "joules_per_1000": number(record, "energy", "joules_per_1000"),
@@ -151,9 +153,11 @@ def _baseline(group: Sequence[Record]) -> Row:
         "artifact_bytes": number(size, "baseline_artifact_bytes"),
         "compression_ratio": 1.0,
         "deployed_bytes": number(size, "baseline_deployed_bytes"),
+        "ran_in": ", ".join(sorted({str(runtime(record)[2]) for record in group})),
         "p50_ms": _median(_of(record, "baseline", "p50_ms") for record in group),
         "p99_ms": _median(_of(record, "baseline", "p99_ms") for record in group),
         "speedup": 1.0,
+        "speedup_same_runtime": 1.0,
         "speedup_over_eager": _median(eager),
         "peak_memory_bytes": _median(_memory(record, "baseline_") for record in group),
         "joules_per_1000": _median(number(record, "energy", "baseline_joules_per_1000") for record in group),
@@ -173,6 +177,11 @@ def _changes(run: Record) -> str:
 def _headline(record: Record) -> Record:
     found = record["latency"].get("rows")
     return _mapping(found[0]) if isinstance(found, list) and found else {}
+
+
+def _digits(value: float | None) -> str:
+    """A quality without the digits in which runtimes differ."""
+    return "" if value is None else f"{value:.4g}"
 
 
 def _dense_quality(record: Record) -> float | None:

@@ -23,6 +23,10 @@ PRECISIONS = {"f32": "f32", "bf16": "bf16", "float32": "f32", "bfloat16": "bf16"
 INTEGER = ("u8", "i8")
 
 
+class Unserved(Exception):
+    """A runtime cannot take a model; the message says why."""
+
+
 class Deployed(Protocol):
     """A model in a runtime: a predictor for `Task.evaluate` that can be timed and asked what it executes."""
 
@@ -68,7 +72,11 @@ class Runtime(ABC):
 
     @abstractmethod
     def export(self, model: PreTrainedModel, directory: Path) -> None:
-        """Write what `open` reads; the model stays as it was."""
+        """Write what `open` reads; the model stays as it was.
+
+        Raises:
+            Unserved: the runtime cannot take this model.
+        """
 
     @abstractmethod
     def open(self, directory: Path, config: Any, precision: str, threads: int, device: str) -> Deployed:

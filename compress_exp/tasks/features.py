@@ -49,7 +49,8 @@ def mean_kl(baseline: Array, own: Array) -> float:
     """Mean KL(baseline ‖ own) in nats of logits (N, classes)."""
     log_baseline, log_own = (torch.from_numpy(logits).float().log_softmax(-1) for logits in (baseline, own))
     divergence: Callable[..., Tensor] = torch.nn.functional.kl_div
-    return max(0.0, divergence(log_own, log_baseline, reduction="batchmean", log_target=True).item())
+    # Rounding can make it less than zero; NaN in the first place stays NaN.
+    return max(divergence(log_own, log_baseline, reduction="batchmean", log_target=True).item(), 0.0)
 
 
 def pad(values: Sequence[list[int]], fill: int) -> Tensor:

@@ -1,10 +1,13 @@
 """The formulas of the metrics, over the last axis, so that a bootstrap evaluates all resamples at once.
 
-Undefined values (a constant column has no correlation) are 0, as a record cannot hold NaN.
+F1 and Matthews' correlation without a positive count are 0, the convention of scikit-learn; Pearson's and Spearman's
+correlation of a constant column is undefined, NaN.
 """
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -42,22 +45,26 @@ def matthews(predictions: Array, labels: Array, classes: int) -> Array:
 
 
 def pearson(predictions: Array, labels: Array) -> Array:
-    """Pearson's correlation."""
+    """Pearson's correlation; NaN where a column is constant."""
     x = predictions - predictions.mean(axis=-1, keepdims=True)
     y = labels - labels.mean(axis=-1, keepdims=True)
-    return _ratio((x * y).sum(axis=-1), np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1)))
+    ratio = _ratio((x * y).sum(axis=-1), np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1)))
+    # Looked at before the mean is subtracted, which leaves rounding errors that correlate.
+    constant = [(column == column[..., :1]).all(axis=-1) for column in (predictions, labels)]
+    return np.where(constant[0] | constant[1], np.nan, ratio)
 
 
 def spearman(predictions: Array, labels: Array) -> Array:
-    """Spearman's correlation: Pearson's of the ranks, ties sharing their mean rank."""
+    """Spearman's correlation: Pearson's of the ranks, ties sharing their mean rank; NaN where a column is constant."""
     from scipy.stats import rankdata
 
     return pearson(rankdata(predictions, axis=-1), rankdata(labels, axis=-1))
 
 
 def perplexity(losses: Array, counts: Array) -> Array:
-    """Exponential of the mean loss per token, from sums of losses and numbers of tokens."""
-    return np.asarray(np.exp(losses.sum(axis=-1) / counts.sum(axis=-1)))
+    """Exponential of the mean loss per token, from sums of losses and numbers of tokens; infinite beyond e^709."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.exp(losses.sum(axis=-1) / counts.sum(axis=-1)))
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:
@@ -74,28 +81,33 @@ def binomial_interval(correct: int, total: int) -> tuple[float, float]:
 
 
 def bootstrap_interval(statistic: Callable[..., Array], *columns: Array, resamples: int = 1000) -> tuple[float, float]:
-    """The 95 % percentile interval of a statistic over resampled examples.
+    """The 95 % percentile interval of a statistic over resampled examples; of those for which it is defined.
+
+    A value that is not finite has no interval, and comes back twice.
 
     Args:
         statistic: takes the columns, resampled (…, n), and returns (…).
         columns: aligned values, one entry per example (or per block).
         resamples: how often to draw; seeded.
     """
-    if len(columns[0]) < 2:
-        value = float(statistic(*columns))
+    value = float(statistic(*columns))
+    if len(columns[0]) < 2 or not math.isfinite(value):
         return value, value
-    from scipy.stats import bootstrap
+    from scipy.stats import DegenerateDataWarning, bootstrap
 
     # scipy draws resamples × n at once unless told otherwise.
     batch = max(1, 5_000_000 // len(columns[0]))
-    result = bootstrap(
-        columns,
-        lambda *resampled, axis: statistic(*resampled),
-        paired=True,
-        vectorized=True,
-        n_resamples=resamples,
-        batch=batch,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # its own interval, which one NaN makes NaN
+        result = bootstrap(
+            columns,
+            lambda *resampled, axis: statistic(*resampled),
+            paired=True,
+            vectorized=True,
+            n_resamples=resamples,
+            batch=batch,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        )
+        low, high = np.nanquantile(result.bootstrap_distribution, (0.025, 0.975))
+    return float(low), float(high)

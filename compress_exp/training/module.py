@@ -182,10 +182,11 @@ class CompressionModule(LightningModule):
     def _note(self, terms: dict[str, Tensor]) -> None:
         values = {name: float(term) for name, term in terms.items()}
         if not all(map(math.isfinite, values.values())):
-            rate = self.budget.learning_rate
-            raise UserError(
-                f"train.learning_rate: the loss is not finite at step {self.global_step}; lower it (now {rate:g})"
-            )
+            rate, wrong = self.budget.learning_rate, f"the loss is not finite at step {self.global_step}"
+            if not self.global_step:
+                cause = "look at the numbers in labels, and at the weights of the model and its teacher"
+                raise UserError(f"train: {wrong}, before anything was learned; {cause}")
+            raise UserError(f"train.learning_rate: {wrong}; lower it (now {rate:g})")
         row = {"step": float(self.global_step)} | values
         for method in self.methods:
             row |= method.curves(self.model)

@@ -17,6 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from tqdm import tqdm
 
 from compress_exp.config import TrainConfig
+from compress_exp.layers.bf16 import kernels_available
 from compress_exp.progress import Beat, unheard
 from compress_exp.training import ranks
 from compress_exp.training.checkpoint import CHECKPOINT, AtomicFile, Checkpoint, checkpoint_step
@@ -110,6 +111,8 @@ def fit(
         warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
         bar = Bar(label, module.total_steps, batches.start)
         trainer = _trainer(module, train, directory, [Checkpoint(checkpoint, train, preemption, beat), bar])
+        if train.precision == "bf16" and trainer.strategy.root_device.type == "cpu" and not kernels_available():
+            log.warning("train.precision: bf16 is slower than float32 on this CPU, which has to emulate it; set f32")
         try:
             trainer.fit(module, batches, ckpt_path=checkpoint if batches.start else None, weights_only=True)
         except SystemExit as error:

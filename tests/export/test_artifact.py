@@ -12,6 +12,7 @@ import compress_exp
 from compress_exp.config import UserError
 from compress_exp.export import bitmask
 from compress_exp.export.artifact import load, save
+from compress_exp.layers.int8 import Int8Embedding, Int8Linear
 from compress_exp.layers.surgery import pruned_modules
 from compress_exp.methods.distill.student import fewer_layers
 from compress_exp.methods.parametrized import bake, mark_masked
@@ -21,7 +22,7 @@ from compress_exp.methods.quant.int8 import Int8
 from compress_exp.models.families.base import family_of
 from compress_exp.training.forward import forward_logits
 
-FAMILIES = ("bert", "albert", "distilbert", "gpt2", "t5", "bart")
+FAMILIES = ("bert", "roberta", "albert", "distilbert", "gpt2", "t5", "bart")
 
 
 @pytest.fixture
@@ -94,6 +95,25 @@ def test_the_bytes_are_those_of_the_format(tiny, context, budget, tmp_path, toke
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         stored = sum(file.get_tensor(key).numel() * file.get_tensor(key).element_size() for key in file.keys())  # noqa: SIM118
     assert stored == expected
+
+
+@pytest.mark.parametrize("model_type", ["bert", "gpt2"])
+def test_the_largest_code_of_int8_linears_is_told(model_type, tiny, context, no_budget, tmp_path, tokenizer):
+    method = Int8(name="quant/static", train=no_budget)
+    model = method.convert(method.prepare(tiny(model_type), context(model_type)))
+    linear = [module for module in model.modules() if isinstance(module, Int8Linear)]
+    for module in linear:
+        module.weight.clamp_(-50, 50)  # GPT-2's table is its head's
+    linear[1].weight[0, 0] = -61
+    tables = [module for module in model.modules() if isinstance(module, Int8Embedding)]
+    assert max(int(module.weight.abs().max()) for module in tables) == 127
+    save(model, tokenizer, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["quantization_config"]["largest_code"] == 61
+    assert load(tmp_path).config.quantization_config.largest_code == 61
+    del config["quantization_config"]["largest_code"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load(tmp_path).config.quantization_config.largest_code is None
 
 
 def test_a_student_is_an_ordinary_checkpoint(tiny, tmp_path, tokenizer):

@@ -1,19 +1,32 @@
 import copy
+import os
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 
-from compress_exp.layers.int8 import Int8Embedding, Int8Linear, kernels_available, quantize_rows
+from compress_exp.layers import int8
+from compress_exp.layers.int8 import (
+    LIMIT,
+    OVERFLOW_SAFE_LIMIT,
+    Int8Embedding,
+    Int8Linear,
+    kernels_exact,
+    largest_code,
+    quantize_rows,
+)
 
-needs_kernels = pytest.mark.skipif(not kernels_available(), reason="this CPU has no integer kernels")
 
-
-def make(out: int = 48, width: int = 64, bias: bool = True, seed: int = 0) -> tuple[Int8Linear, torch.Tensor]:
+def make(
+    out: int = 48, width: int = 64, bias: bool = True, seed: int = 0, limit: int = LIMIT
+) -> tuple[Int8Linear, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(out, width, generator=generator)
     offset = torch.randn(out, generator=generator) if bias else None
-    scale = weight.abs().amax(1) / 127
+    scale = weight.abs().amax(1) / limit
     return Int8Linear.from_float(weight, offset, scale, torch.tensor(0.03), torch.tensor(100)), weight
 
 
@@ -25,9 +38,11 @@ def by_hand(layer: Int8Linear, codes: torch.Tensor) -> torch.Tensor:
     return result if layer.bias is None else result + layer.bias.detach().double()
 
 
+@pytest.mark.parametrize("limit", [LIMIT, OVERFLOW_SAFE_LIMIT])
 @pytest.mark.parametrize("bias", [True, False])
-def test_both_paths_agree_with_integer_arithmetic(bias: bool) -> None:
-    layer, _ = make(bias=bias)
+def test_both_paths_agree_with_integer_arithmetic(bias: bool, limit: int) -> None:
+    layer, _ = make(bias=bias, limit=limit)
+    assert largest_code(layer.weight) == limit
     codes = torch.randint(0, 256, (3, 7, 64), generator=torch.Generator().manual_seed(1))
     inputs = (codes - 100) * layer.input_scale
     expected = by_hand(layer, codes)
@@ -51,14 +66,37 @@ def test_bit_exact_where_floats_hold_every_integer() -> None:
         assert torch.equal(layer(inputs), expected)
 
 
-@needs_kernels
-def test_kernel_equals_reference_off_the_grid_and_beyond_its_range() -> None:
-    layer, _ = make(384, 384)
+def test_both_paths_agree_off_the_grid_and_beyond_its_range() -> None:
+    layer, _ = make(384, 384, limit=OVERFLOW_SAFE_LIMIT)
     inputs = torch.randn(2, 33, 384, generator=torch.Generator().manual_seed(3)) * 4
+    codes = ((inputs * (1 / layer.input_scale)).round() + 100).clamp(0, 255)
+    assert codes.min() == 0 and codes.max() == 255
+    expected = by_hand(layer, codes)
     with torch.no_grad():
-        assert torch.allclose(layer(inputs), layer.reference(inputs), rtol=0, atol=2e-4)
-        layer.reference = None  # type: ignore[method-assign, assignment]
-        layer(inputs)
+        # float32: the reference sums 384 products of up to 200, a kernel rounds once
+        assert torch.allclose(layer.reference(inputs).double(), expected, rtol=0, atol=1e-3)
+        assert torch.allclose(layer(inputs).double(), expected, rtol=0, atol=1e-4 if layer.in_integers else 1e-3)
+    assert layer.in_integers == kernels_exact(OVERFLOW_SAFE_LIMIT)
+
+
+def test_codes_that_overflow_on_this_cpu_take_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "kernels_exact", lambda largest: largest <= OVERFLOW_SAFE_LIMIT)
+    full, safe = make(limit=LIMIT)[0], make(limit=OVERFLOW_SAFE_LIMIT)[0]
+    assert not full.in_integers and safe.in_integers == (platform.machine() in ("x86_64", "AMD64"))
+    inputs = torch.randn(4, 64, generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        assert torch.equal(full(inputs), full.reference(inputs))
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="this CPU is not x86")
+def test_a_cpu_without_vnni_is_found_out_and_the_safe_range_is_not() -> None:
+    code = (
+        "import torch; from compress_exp.layers.int8 import kernels_exact;"
+        "print(kernels_exact(63), kernels_exact(127), torch.backends.cpu.get_cpu_capability())"
+    )
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("True False") or done.stdout.strip() == "False False DEFAULT"
 
 
 def test_weights_round_like_fake_quantize() -> None:

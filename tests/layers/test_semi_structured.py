@@ -12,9 +12,9 @@ from compress_exp.layers.semi_structured import (
     use_sparse_kernels,
 )
 from compress_exp.layers.surgery import mark_pruned
-from compress_exp.measure.runtimes import EagerPredictor
 from compress_exp.measure.size import zeros_in_matrices
 from compress_exp.methods.prune.n_m import n_m_mask
+from compress_exp.runtimes.eager import EagerPredictor
 
 
 def two_of_four(rows=64, columns=128, dtype=torch.bfloat16, n=2):

@@ -21,6 +21,7 @@ class FakeTask:
     log: str
     generates: bool = False
     fail: str = ""
+    train_fraction: float = 1.0
 
     primary = "mean"
     higher_is_better = True
@@ -36,7 +37,9 @@ class FakeTask:
 
     def evaluate(self, predictor: Any, tokenizer: Any, progress: bool) -> Predictions:
         with Path(self.log).open("a") as stream:
-            stream.write(f"{type(predictor).__name__} {predictor.config.vocab_size} {torch.get_num_threads()}\n")
+            stream.write(
+                f"{type(predictor.predictor).__name__} {predictor.config.vocab_size} {torch.get_num_threads()}\n"
+            )
         ids = torch.randint(5, 50, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         values = predictor.generate(batch, 4, 1)[:, -4:].float() if self.generates else predictor.logits(batch)
@@ -50,6 +53,14 @@ class FakeTask:
 
     def agreement(self, own: Predictions, baseline: Predictions) -> dict[str, float | None]:
         return {"same": float(np.mean(own.arrays["values"] == baseline.arrays["values"])), "kl": None}
+
+    def features(self, split: str, tokenizer: Any, config: Any) -> list[dict[str, Any]]:
+        ids = torch.randint(5, 50, (12, LENGTH), generator=torch.Generator().manual_seed(1))
+        return [{"input_ids": row.tolist(), "labels": row.tolist() if self.generates else 0} for row in ids]
+
+    def collate(self, features: list[dict[str, Any]], tokenizer: Any) -> dict[str, torch.Tensor]:
+        batch = {name: torch.tensor([row[name] for row in features]) for name in features[0]}
+        return batch | {"attention_mask": torch.ones_like(batch["input_ids"])}
 
     def rows(self, split: str) -> list[dict[str, Any]]:
         return [{}] * ROWS

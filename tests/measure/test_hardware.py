@@ -5,8 +5,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from compress_exp.config import CONF, UserError, build, plain
-from compress_exp.layers import int8
 from compress_exp.measure.hardware import Hardware, available_cores
+from compress_exp.runtimes.base import runtime
 
 PLAIN: dict[str, Any] = {
     "_target_": "compress_exp.measure.hardware.Hardware",
@@ -17,12 +17,21 @@ PLAIN: dict[str, Any] = {
 }
 
 
+PROFILES = [
+    ("cpu", "auto"),
+    ("cpu_openvino", "openvino"),
+    ("cpu_onnxruntime", "onnxruntime"),
+    ("cpu_eager", "eager"),
+    ("cuda", "eager"),
+]
+
+
 def profile(name: str) -> Hardware:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return build(plain(compose(f"hardware/{name}").hardware), "hardware")
 
 
-@pytest.mark.parametrize(("name", "encoder"), [("cpu", "openvino"), ("cpu_eager", "eager"), ("cuda", "eager")])
+@pytest.mark.parametrize(("name", "encoder"), PROFILES)
 def test_profiles_compose_and_build(name: str, encoder: str) -> None:
     hardware = profile(name)
     hardware.check()
@@ -50,34 +59,41 @@ def test_bad_values_get_one_sentence(change: dict[str, Any], message: str) -> No
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_openvino_serves_encoders_on_the_cpu_only() -> None:
+def test_runtimes_of_encoders_on_the_cpu_take_nothing_else() -> None:
     runtimes = {"encoder": "openvino", "decoder": "openvino", "encoder_decoder": "eager"}
-    with pytest.raises(UserError, match="hardware.runtime.decoder: openvino serves encoders only"):
+    words = (
+        r"hardware.runtime.decoder: openvino does not run models of kind decoder on device=cpu; allowed: auto, eager"
+    )
+    with pytest.raises(UserError, match=words):
         build({**PLAIN, "runtime": runtimes}, "hardware").check()
-    with pytest.raises(UserError, match="openvino runs on the CPU"):
+    with pytest.raises(UserError, match="openvino does not run models of kind encoder on device=cuda"):
         build({**PLAIN, "device": "cuda"}, "hardware").check()
 
 
-def test_host_without_gpu_or_kernels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_one_asked_for_comes_first_and_eager_last() -> None:
+    for asked in ("auto", "openvino", "onnxruntime", "eager"):
+        hardware = build({**PLAIN, "runtime": {**PLAIN["runtime"], "encoder": asked}}, "hardware")
+        found = [one.name for one in hardware.candidates("encoder")]
+        assert sorted(found) == ["eager", "onnxruntime", "openvino"]
+        assert found[0] == ("openvino" if asked == "auto" else asked) and (asked == "eager" or found[-1] == "eager")
+        assert [one.name for one in hardware.candidates("decoder")] == ["eager"]
+
+
+def test_a_host_without_gpu_or_cores_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="PyTorch finds no GPU"):
-        profile("cuda").check_host("encoder", int8=False)
+        profile("cuda").check_host()
     with pytest.raises(UserError, match="hardware.threads: 4096 is more than"):
-        build({**PLAIN, "threads": 4096}, "hardware").check_host("encoder", int8=False)
-    monkeypatch.setattr(int8, "kernels_available", lambda: False)
-    hardware = build(PLAIN, "hardware")
-    hardware.check_host("encoder", int8=False)
-    with pytest.raises(UserError, match=r"hardware.runtime.encoder: openvino on this CPU.*allow_slow=true"):
-        hardware.check_host("encoder", int8=True)
-    build({**PLAIN, "allow_slow": True}, "hardware").check_host("encoder", int8=True)
+        build({**PLAIN, "threads": 4096}, "hardware").check_host()
+    build(PLAIN, "hardware").check_host()
 
 
 def test_predictions_depend_on_the_runtime_not_on_timing() -> None:
     one, two = build(PLAIN, "hardware"), build({**PLAIN, "rounds": 99, "lengths": [4]}, "hardware")
-    assert one.evaluation_identity("encoder") == two.evaluation_identity("encoder")
-    assert one.evaluation_identity("encoder") != one.evaluation_identity("decoder")
+    assert one.evaluation_identity(runtime("openvino")) == two.evaluation_identity(runtime("openvino"))
+    assert one.evaluation_identity(runtime("openvino")) != one.evaluation_identity(runtime("eager"))
     assert one.identity() != two.identity()
 
 

@@ -6,7 +6,9 @@ import pytest
 from scipy.stats import bootstrap
 
 from compress_exp.measure import latency
-from compress_exp.measure.latency import Turns, in_turns, row, shapes
+from compress_exp.measure.latency import Choice, Turns, fastest, in_turns, row, shapes
+
+EAGER = Choice("eager", "eager")
 
 
 class Clock:
@@ -39,8 +41,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_known_latency_and_equal_models(clock: Clock) -> None:
-    calls = {"artifact": clock.call(0.01, 0.75), "baseline": clock.call(0.01), "eager": clock.call(0.03)}
-    figures = row(in_turns(calls, 12, 10, 10), 4, 128, "eager", None)
+    calls = {
+        "artifact openvino": clock.call(0.01, 0.75),
+        "baseline openvino": clock.call(0.01),
+        "baseline eager": clock.call(0.03),
+    }
+    choice = Choice("openvino", "openvino")
+    figures = row(in_turns(calls, 12, 10, 10), 4, 128, ["openvino"], choice, None)
     assert figures["p50_ms"] == pytest.approx(10) and figures["throughput"] == pytest.approx(400)
     assert figures["speedup_interval"] == pytest.approx([1, 1])
     assert figures["speedup_over_eager"] == pytest.approx(3)
@@ -51,7 +58,8 @@ def test_known_latency_and_equal_models(clock: Clock) -> None:
 
 def test_percentiles_are_those_of_the_rounds() -> None:
     times = np.arange(1, 102) / 1e3
-    figures = row(Turns({"artifact": times, "baseline": times}, {"artifact": 1, "baseline": 1}), 1, 8, "baseline", None)
+    names = ("artifact eager", "baseline eager")
+    figures = row(Turns(dict.fromkeys(names, times), dict.fromkeys(names, 1)), 1, 8, ["eager"], EAGER, None)
     assert [figures[name] for name in ("p50_ms", "p90_ms", "p99_ms")] == pytest.approx([51, 91, 100])
 
 
@@ -97,9 +105,9 @@ def test_busy_calls_use_a_core() -> None:
 
 
 def test_generation_splits_prompt_and_tokens(clock: Clock) -> None:
-    calls = {name: clock.call(0.03) for name in ("artifact", "baseline")}
-    calls |= {f"{name} prompt": clock.call(0.01) for name in ("artifact", "baseline")}
-    figures = row(in_turns(calls, 10, 10, 10), 1, 8, "baseline", 5)
+    calls = {f"{name} eager": clock.call(0.03) for name in ("artifact", "baseline")}
+    calls |= {f"{name} prompt": clock.call(0.01) for name in list(calls)}
+    figures = row(in_turns(calls, 10, 10, 10), 1, 8, ["eager"], EAGER, 5)
     assert figures["prompt_ms"] == pytest.approx(10)
     assert figures["token_ms"] == pytest.approx(5)
     assert figures["speedup_over_eager"] == figures["speedup"]
@@ -108,3 +116,27 @@ def test_generation_splits_prompt_and_tokens(clock: Clock) -> None:
 def test_shapes_put_the_headline_first_and_clip() -> None:
     assert shapes([1, 8], [32, 128], None) == [(1, 128), (8, 128), (1, 32), (8, 32)]
     assert shapes([1], [128, 96, 32], 64) == [(1, 64), (1, 32)]
+
+
+def test_each_model_is_shown_in_its_own_fastest_runtime(clock: Clock) -> None:
+    seconds = {"artifact openvino": 0.04, "artifact onnxruntime": 0.02, "artifact eager": 0.05}
+    seconds |= {"baseline openvino": 0.03, "baseline onnxruntime": 0.06, "baseline eager": 0.08}
+    turns = in_turns({name: clock.call(value) for name, value in seconds.items()}, 10, 100, 10)
+    order = ["openvino", "onnxruntime", "eager"]
+    choice = Choice(fastest(turns, "artifact", order), fastest(turns, "baseline", order))
+    assert choice == Choice("onnxruntime", "openvino")
+    figures = row(turns, 1, 8, order, choice, None)
+    assert figures["p50_ms"] == pytest.approx(20) and figures["baseline"]["p50_ms"] == pytest.approx(30)
+    assert figures["speedup"] == pytest.approx(1.5) and figures["speedup_same_runtime"] == pytest.approx(3)
+    assert figures["speedup_over_eager"] == pytest.approx(4)
+    ratios = {name: one["speedup"] for name, one in figures["by_runtime"].items()}
+    assert ratios == pytest.approx({"openvino": 0.75, "onnxruntime": 3, "eager": 1.6})
+    assert figures["by_runtime"]["eager"]["baseline"]["p50_ms"] == pytest.approx(80)
+
+
+def test_within_noise_the_preferred_runtime_is_taken() -> None:
+    noise = np.random.default_rng(3).normal(1, 0.1, (2, 40))
+    even = Turns({"artifact a": 1.01 * noise[0], "artifact b": noise[1]}, {})
+    assert fastest(even, "artifact", ["a", "b"]) == "a" and fastest(even, "artifact", ["b", "a"]) == "b"
+    apart = Turns({"artifact a": 1.3 * noise[0], "artifact b": noise[1]}, {})
+    assert fastest(apart, "artifact", ["a", "b"]) == "b"

@@ -1,5 +1,7 @@
 import json
 import math
+import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -14,10 +16,13 @@ import torch
 from torch import nn
 
 from compress_exp.config import UserError, build
-from compress_exp.layers.int8 import Int8Linear, kernels_available
-from compress_exp.measure.comparison import Subject, _flags
+from compress_exp.layers.int8 import Int8Linear
+from compress_exp.measure import cpu
+from compress_exp.measure.comparison import flags_of
 from compress_exp.measure.measure import MeasureError, host_lock, measure
-from compress_exp.measure.runtimes import EagerPredictor
+from compress_exp.measure.subject import Subject
+from compress_exp.runtimes.base import runtime
+from compress_exp.runtimes.eager import EagerPredictor
 
 HARDWARE: dict[str, Any] = {
     "_target_": "compress_exp.measure.hardware.Hardware",
@@ -28,7 +33,6 @@ HARDWARE: dict[str, Any] = {
     "new_tokens": 3,
     "rounds": 10,
     "seconds": 0.2,
-    "allow_slow": True,
 }
 KEYS = {"artifact": "own", "baseline": "dense"}
 
@@ -62,10 +66,10 @@ def save(model_type: str, layers: int, directory: Path, change: Callable[[nn.Mod
     artifact.save(model, tokenizer, directory)
 
 
-def int8(model: nn.Module) -> None:
+def int8(model: nn.Module, limit: int = 63) -> None:
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and name != "classifier":
-            rows = module.weight.detach().abs().amax(1) / 127
+            rows = module.weight.detach().abs().amax(1) / limit
             grid = torch.tensor(0.03), torch.tensor(128)
             model.set_submodule(name, Int8Linear.from_float(module.weight, module.bias, rows, *grid))
 
@@ -77,13 +81,19 @@ def half_zeros(model: nn.Module) -> None:
                 parameter[::2] = 0
 
 
-def run(root: Path, model_type: str, layers: int, change: Callable[[nn.Module], None] | None) -> dict[str, Any]:
+def run(
+    root: Path,
+    model_type: str,
+    layers: int,
+    change: Callable[[nn.Module], None] | None,
+    hardware: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     own, dense = root / "own", root / "dense"
     if not own.exists():
         save(model_type, layers, own, change)
         save(model_type, 2, dense)
     task = {"_target_": "fake_task.FakeTask", "log": str(root / "log"), "generates": model_type != "bert"}
-    return measure(own, dense, task, HARDWARE, KEYS, root / "evaluations", root / "deploy")
+    return measure(own, dense, task, hardware or HARDWARE, KEYS, root, root / "deploy", dense)
 
 
 def check_timing(row: dict[str, Any]) -> None:
@@ -101,10 +111,10 @@ def test_int8_encoder_in_openvino_and_what_is_kept(tmp_path: Path) -> None:
     json.dumps(record)
     assert record["runtime"]["name"] == "openvino" and record["runtime"]["precision"] == "f32"
     assert record["runtime"]["baseline_executed"] == {"f32": 14}
-    if kernels_available():
-        executed = record["runtime"]["executed"]
-        assert executed["f32"] == 1 and executed.get("u8", 0) + executed.get("i8", 0) == 7
-    assert ("slow: int8 without integer kernels" in record["flags"]) != kernels_available()
+    executed = record["runtime"]["executed"]
+    running = executed.get("u8", 0) + executed.get("i8", 0)
+    assert sum(executed.values()) == 8 and executed["f32"] == 8 - running
+    assert running == 7 or f"integers: {running} of 7 int8 layers run in integers in openvino" in record["flags"]
     primary = record["quality"]["primary"]
     assert primary["name"] == "mean" and record["quality"]["rows"] == 6
     assert record["quality"]["retained"] == pytest.approx(primary["value"] / record["quality"]["baseline"]["mean"])
@@ -115,13 +125,13 @@ def test_int8_encoder_in_openvino_and_what_is_kept(tmp_path: Path) -> None:
     for row in rows:
         check_timing(row)
     assert record["size"]["compression_ratio"] > 2
-    deployed = sum(path.stat().st_size for path in (tmp_path / "deploy").iterdir())
+    deployed = sum(path.stat().st_size for path in (tmp_path / "deploy" / "openvino").iterdir())
     assert record["size"]["deployed_bytes"] == deployed
     assert record["memory"]["peak_rss_bytes"] > 2e7 and record["memory"]["baseline_peak_rss_bytes"] > 2e7
     assert record["energy"]["joules_per_1000"] is None and record["energy"]["reason"]
 
     entries = sorted((tmp_path / "evaluations").glob("*/build.json"))
-    assert len(entries) == 3  # two evaluations and the baseline's export
+    assert len(entries) == 4  # two evaluations, the baseline's export and the choice of a runtime
     evaluations = [path.parent for path in entries if (path.parent / "evaluation.json").exists()]
     first = (tmp_path / "log").read_text().splitlines()
     assert len(first) == 2 and all(line.startswith("OpenVINOPredictor") for line in first)
@@ -148,6 +158,26 @@ def test_decoder_with_zeros_in_eager(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("model_type", "projections"), [("bert", ("query.weight", "key.weight")), ("gpt2", ("c_attn.weight",))]
+)
+def test_finite_weights_whose_outputs_are_not_end_in_one_sentence(
+    model_type: str, projections: tuple[str, ...], tmp_path: Path
+) -> None:
+    def overflow(model: nn.Module) -> None:
+        for name, parameter in model.named_parameters():
+            if name.endswith(projections):
+                parameter.data *= 1e25  # products of queries and keys are infinite
+
+    message = (
+        rf"^artifact own in {'openvino' if model_type == 'bert' else 'eager'}: its outputs .*not finite, NaN in \d"
+    )
+    with pytest.raises(UserError, match=message) as caught:
+        run(tmp_path, model_type, 1, overflow)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "evaluations").glob("*/evaluation.json"))
+
+
+@pytest.mark.parametrize(
     ("own_zeros", "dense_zeros", "interval", "flagged"),
     [
         (0.5, 0.0, [0.9, 1.1], True),
@@ -167,13 +197,79 @@ def test_zeros_that_bring_no_speed_are_flagged(
         layer = nn.Linear(10, 10)
         with torch.no_grad():
             layer.weight.copy_((torch.arange(100) >= 100 * share).float().view(10, 10))
-        layer.config, layer.dtype = None, torch.float32  # type: ignore[assignment]
-        predictor = EagerPredictor(layer)
-        subjects.append(Subject(tmp_path, predictor, predictor, None))
-    timed = {"batch_size": 1, "length": 8, "speedup_interval": interval, "cores": 1.0, "baseline": {"cores": 1.0}}
-    faster = {**timed, "length": 4, "speedup_interval": [2.0, 3.0]}  # the first row is the headline
-    flags = _flags(*subjects, build(HARDWARE, "hardware"), [timed, faster])
+        subjects.append(deployed(layer, tmp_path))
+    flags = flags_of(*subjects, "eager", timings(interval))
     assert flags == (["zeros: no speed-up expected on this runtime"] if flagged else [])
+
+
+def deployed(layer: nn.Module, directory: Path) -> Subject:
+    """A layer as a model in eager PyTorch."""
+    layer.config, layer.dtype = None, torch.float32  # type: ignore[assignment]
+    (directory / "config.json").write_text("{}")
+    predictor = EagerPredictor(layer)
+    subject = Subject(directory, directory, build(HARDWARE, "hardware"), None, predictor, None, None)  # type: ignore[arg-type]
+    subject.deployed["eager"] = predictor
+    return subject
+
+
+def timings(interval: list[float]) -> list[dict[str, Any]]:
+    """The headline's row with such a speed-up, and a faster one."""
+    row = {"batch_size": 1, "length": 8, "speedup": sum(interval) / 2, "speedup_interval": interval}
+    row |= {"cores": 1.0, "baseline": {"cores": 1.0}}
+    return [row, {**row, "length": 4, "speedup_interval": [2.0, 3.0]}]
+
+
+@pytest.mark.parametrize("instructions", [True, False])
+@pytest.mark.parametrize(("interval", "slow"), [([0.5, 0.7], True), ([0.9, 1.3], True), ([1.2, 1.4], False)])
+def test_int8_that_does_not_pay_is_a_result_with_its_reason(
+    interval: list[float], slow: bool, instructions: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "cpu_flags", lambda: frozenset({"avx2", "avx512_vnni"} if instructions else {"avx2"}))
+    weight, grid = torch.eye(16), (torch.tensor(0.1), torch.tensor(3))
+    layer = Int8Linear.from_float(weight, None, torch.full((16,), 1 / 63), *grid)
+    own, dense = deployed(layer, tmp_path), deployed(nn.Linear(16, 16), tmp_path)
+    flags = [flag for flag in flags_of(own, dense, "eager", timings(interval)) if flag.startswith("slow")]
+    reason = "" if instructions else "; this CPU has no VNNI or AMX"
+    speedup = sum(interval) / 2
+    assert flags == ([f"slow: int8 brings no speed-up in eager here ({speedup:.2f}×){reason}"] if slow else [])
+
+
+AUTO = {**HARDWARE, "runtime": {**HARDWARE["runtime"], "encoder": "auto"}, "batch_sizes": [1]}
+
+
+def test_auto_times_every_runtime_keeps_its_choice_and_measures_there(tmp_path: Path) -> None:
+    record = run(tmp_path, "bert", 1, int8, AUTO)
+    rows = record["latency"]["by_runtime"]
+    assert set(rows) == {"openvino", "onnxruntime", "eager"}
+    chosen, dense = record["runtime"]["name"], record["runtime"]["baseline_name"]
+    headline = record["latency"]
+    assert headline["p50_ms"] == rows[chosen]["p50_ms"] and headline["baseline"] == rows[dense]["baseline"]
+    assert headline["speedup_same_runtime"] == rows[chosen]["speedup"]
+    if chosen != "eager":
+        assert [path.name for path in (tmp_path / "deploy").iterdir()] == [chosen]
+    assert record["runtime"]["version"] == runtime(chosen).version
+    (file,) = (tmp_path / "evaluations").glob("*/choice.json")
+    other = next(name for name in rows if name != chosen)
+    file.write_text(json.dumps({"artifact": other, "baseline": "eager"}))
+    facts = json.loads(file.with_name("build.json").read_text())
+    facts["files"]["choice.json"] = file.stat().st_size
+    file.with_name("build.json").write_text(json.dumps(facts))
+    again = run(tmp_path, "bert", 1, int8, AUTO)
+    assert (again["runtime"]["name"], again["runtime"]["baseline_name"]) == (other, "eager")
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="this CPU is not x86")
+def test_a_runtime_that_saturates_is_left_out_with_the_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    record = run(tmp_path, "bert", 1, lambda model: int8(model, 127))
+    assert record["runtime"]["name"] != "openvino" and "openvino" not in record["latency"]["by_runtime"]
+    (flag,) = (flag for flag in record["flags"] if "left out" in flag)
+    assert re.fullmatch(
+        r"openvino: left out, its int8 kernels are wrong by \d+\.\d% on this CPU \(weight codes up to 127\)", flag
+    )
+    safe = tmp_path / "safe"
+    safe.mkdir()
+    assert run(safe, "bert", 1, int8)["runtime"]["name"] == "openvino"
 
 
 @pytest.mark.parametrize(
@@ -187,7 +283,7 @@ def test_zeros_that_bring_no_speed_are_flagged(
 def test_failures_of_the_process_are_one_line(fail: str, error: type[Exception], message: str, tmp_path: Path) -> None:
     task = {"_target_": "fake_task.FakeTask", "log": "", "fail": fail}
     with pytest.raises(error, match=message) as caught:
-        measure(tmp_path / "own", tmp_path, task, HARDWARE, KEYS, tmp_path, tmp_path)
+        measure(tmp_path / "own", tmp_path, task, HARDWARE, KEYS, tmp_path, tmp_path, tmp_path)
     assert "\n" not in str(caught.value)
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from compress_exp.export.openvino import runtime
 from compress_exp.measure.measure import run_child
 from compress_exp.measure.memory import peak_rss
+from compress_exp.runtimes.openvino import package
 
 
 def save(rows: int, directory: Path) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def save(rows: int, directory: Path) -> dict[str, Any]:
         def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             return self.words(ids) * mask.unsqueeze(-1)
 
-    openvino = runtime()
+    openvino = package()
     ids = torch.ones(1, 4, dtype=torch.int64)
     graph = openvino.convert_model(Words(), example_input=(ids, ids))
     for port, name in zip(graph.inputs, ("input_ids", "attention_mask"), strict=True):

@@ -10,6 +10,7 @@ from compress_exp.config import FieldError, UserError
 from compress_exp.models.families.base import family_of, roles
 from compress_exp.models.loading import Model, directory_digest
 from compress_exp.models.tokenizers import train_tokenizer
+from tests.tasks.helpers import task
 
 TEXTS = ["the quick brown fox jumps over the lazy dog", "a stitch in time saves nine"] * 20
 
@@ -122,3 +123,18 @@ def test_roles_cover_every_matrix_of_every_block(model_type, count, tiny):
         weight = getattr(module, "weight", None)
         if isinstance(weight, torch.Tensor) and weight.dim() == 2:
             assert name in found, name
+
+
+@pytest.mark.parametrize(("value", "told"), [(float("nan"), "NaN"), (float("inf"), "infinity")])
+def test_a_checkpoint_with_one_weight_that_is_no_number_is_refused(value, told, tiny, tmp_path):
+    whole = tiny("bert")
+    whole.save_pretrained(tmp_path / "whole")
+    whole.bert.encoder.layer[1].output.dense.weight.data[3, 4] = value
+    whole.save_pretrained(tmp_path / "damaged")
+    read = task("classification", classes=["LABEL_0", "LABEL_1"])
+    for finetuned in (True, False):
+        Model(name="x", path=str(tmp_path / "whole"), finetuned=finetuned).load(read, None, 0)
+        with pytest.raises(UserError) as caught:
+            Model(name="x", path=str(tmp_path / "damaged"), finetuned=finetuned).load(read, None, 0)
+        where = rf"bert.encoder.layer.1.output.dense.weight ({told} in 1 of 2048 entries)"
+        assert str(caught.value).startswith("model.path: ") and where in str(caught.value)

@@ -46,6 +46,7 @@ def test_percentages_and_perplexity_come_to_the_unit_interval() -> None:
     assert unit_quality("accuracy", 0.93, 0.95, True) == 0.93
     assert unit_quality("perplexity", 30.0, 24.0, False) == 0.8
     assert unit_quality("perplexity", 30.0, None, False) is None
+    assert unit_quality("perplexity", None, 24.0, False) is None
 
 
 def test_a_missing_part_leaves_no_score_unless_it_does_not_count() -> None:

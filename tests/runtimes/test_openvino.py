@@ -1,5 +1,6 @@
 import copy
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -8,18 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress_exp.export.openvino import (
-    check_integer,
-    compile_graph,
-    executed,
-    export_model,
-    integer_layers,
-    runtime,
-)
 from compress_exp.layers.heads import attentions
-from compress_exp.layers.int8 import Int8Embedding, Int8Linear, kernels_available
+from compress_exp.layers.int8 import OVERFLOW_SAFE_LIMIT, Int8Embedding, Int8Linear
 from compress_exp.layers.neurons import feed_forwards
 from compress_exp.models.families.base import family_of
+from compress_exp.runtimes.base import INTEGER
+from compress_exp.runtimes.openvino import compile_graph, executed, export_model, package
 
 SIZES = {"vocab_size": 200, "num_labels": 7, "max_position_embeddings": 80}
 WIDE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
@@ -54,7 +49,7 @@ def batches(padding: int) -> list[dict[str, Tensor]]:
     return found
 
 
-def to_int8(model: nn.Module, samples: list[dict[str, Tensor]]) -> nn.Module:
+def to_int8(model: nn.Module, samples: list[dict[str, Tensor]], limit: int = OVERFLOW_SAFE_LIMIT) -> nn.Module:
     """A calibrated int8 twin: every Linear but the last, and the word embedding."""
     model = copy.deepcopy(model)
     ranges: dict[str, tuple[float, float]] = {}
@@ -77,7 +72,7 @@ def to_int8(model: nn.Module, samples: list[dict[str, Tensor]]) -> nn.Module:
     for name, module in linears.items():
         low, high = ranges[name]
         scale = torch.tensor((high - low) / 255)
-        rows = module.weight.detach().abs().amax(1) / 127
+        rows = module.weight.detach().abs().amax(1) / limit
         layer = Int8Linear.from_float(module.weight, module.bias, rows, scale, (-low / scale).round())
         model.set_submodule(name, layer)
     words = model.get_input_embeddings()
@@ -97,7 +92,7 @@ def run(compiled, batch: dict[str, Tensor]) -> Tensor:  # type: ignore[no-untype
 def test_dense_export_equals_eager_at_other_shapes(family: str, tmp_path: Path) -> None:
     model = build(family)
     export_model(model, tmp_path)
-    compiled = compile_graph(tmp_path, "f32", 1)
+    compiled = compile_graph(tmp_path / "model.xml", "f32", 1)
     assert set(executed(compiled)) == {"f32"}
     for batch in batches(model.config.pad_token_id or 0):
         with torch.no_grad():
@@ -112,13 +107,12 @@ def test_fewer_heads_and_neurons_equal_eager_at_other_shapes(family: str, tmp_pa
     for index, part in enumerate(feed_forwards(model, family_of(family))):
         part.keep(model, range(8 * index, 64))
     export_model(model, tmp_path)
-    compiled = compile_graph(tmp_path, "f32", 1)
+    compiled = compile_graph(tmp_path / "model.xml", "f32", 1)
     for batch in batches(model.config.pad_token_id or 0):
         with torch.no_grad():
             assert torch.allclose(run(compiled, batch), model(**batch).logits, atol=1e-4)
 
 
-@pytest.mark.skipif(not kernels_available(), reason="this CPU has no integer kernels")
 @pytest.mark.parametrize("family", ["bert", "albert"])
 def test_int8_runs_in_integers_on_the_same_grid(family: str, tmp_path: Path) -> None:
     model = build(family)
@@ -126,11 +120,12 @@ def test_int8_runs_in_integers_on_the_same_grid(family: str, tmp_path: Path) -> 
     small = to_int8(model, samples)
     export_model(model, tmp_path / "dense")
     export_model(small, tmp_path / "int8")
-    compiled = compile_graph(tmp_path / "int8", "f32", 1)
-    # BERT: 6 per layer and the pooler; ALBERT: also the projection of its embedding, with one block run twice.
-    assert check_integer(tmp_path / "int8", compiled) == {"bert": 13, "albert": 14}[family]
-    layers = executed(compiled)
-    assert layers.get("f32") == 1 and set(layers) <= {"f32", "u8", "i8"}
+    compiled = compile_graph(tmp_path / "int8" / "model.xml", "f32", 1)
+    if platform.machine() == "x86_64":  # elsewhere OpenVINO may run some of them in floats, and a record says so
+        # BERT: 6 per layer and the pooler; ALBERT: also the projection of its embedding, with one block run twice.
+        layers = executed(compiled)
+        assert layers.get("f32") == 1 and sum(layers[n] for n in INTEGER if n in layers) == sum(layers.values()) - 1
+        assert sum(layers.values()) == {"bert": 14, "albert": 15}[family]
     sizes = {name: (tmp_path / name / "model.bin").stat().st_size for name in ("dense", "int8")}
     assert sizes["int8"] < 0.4 * sizes["dense"]
     for batch in samples:
@@ -139,31 +134,12 @@ def test_int8_runs_in_integers_on_the_same_grid(family: str, tmp_path: Path) -> 
         assert torch.cosine_similarity(run(compiled, batch), expected).min() > 0.999
 
 
-def test_check_integer_refuses_floating_models(tmp_path: Path) -> None:
-    export_model(build("bert"), tmp_path)
-    assert integer_layers(tmp_path) == 0
-    with pytest.raises(RuntimeError, match="0 of 0 int8 layers"):
-        check_integer(tmp_path)
-
-
-def test_check_integer_refuses_weights_without_quantized_input(tmp_path: Path) -> None:
-    model = to_int8(build("bert"), batches(0))
-    for module in model.modules():
-        if isinstance(module, Int8Linear):
-            module.forward = lambda x, m=module: nn.functional.linear(  # type: ignore[misc, assignment]
-                x, m.weight.float() * m.weight_scale.unsqueeze(1), m.bias
-            )
-    export_model(model, tmp_path)
-    with pytest.raises(RuntimeError, match="not quantized input"):
-        check_integer(tmp_path)
-
-
 def test_bfloat16_keeps_two_bytes_and_every_bit(tmp_path: Path) -> None:
     model = build("bert").to(torch.bfloat16)
     export_model(model, tmp_path)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     assert (tmp_path / "model.bin").stat().st_size < 2.1 * parameters
-    graph = runtime().Core().read_model(tmp_path / "model.xml")
+    graph = package().Core().read_model(tmp_path / "model.xml")
     stored = {
         operation.get_data().tobytes()
         for operation in graph.get_ops()
@@ -172,7 +148,7 @@ def test_bfloat16_keeps_two_bytes_and_every_bit(tmp_path: Path) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith("dense.weight"):
             assert parameter.detach().view(torch.int16).numpy().tobytes() in stored, name
-    compiled = compile_graph(tmp_path, "bf16", 1)
+    compiled = compile_graph(tmp_path / "model.xml", "bf16", 1)
     for batch in batches(0):
         with torch.no_grad():
             expected = model(**batch).logits.float()
@@ -181,8 +157,8 @@ def test_bfloat16_keeps_two_bytes_and_every_bit(tmp_path: Path) -> None:
 
 def test_nothing_is_written_home_or_sent(tmp_path: Path) -> None:
     code = (
-        "import sys, torch; from pathlib import Path; from compress_exp.export.openvino import runtime;"
-        "ov = runtime(); ov.save_model(ov.convert_model(torch.nn.Linear(2, 2), example_input=torch.zeros(1, 2)),"
+        "import sys, torch; from pathlib import Path; from compress_exp.runtimes.openvino import package;"
+        "ov = package(); ov.save_model(ov.convert_model(torch.nn.Linear(2, 2), example_input=torch.zeros(1, 2)),"
         "Path(sys.argv[1]) / 'model.xml'); assert sys.modules['openvino_telemetry'] is None"
     )
     home = tmp_path / "home"

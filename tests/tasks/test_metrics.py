@@ -39,10 +39,34 @@ def test_correlations_agree_with_scipy_also_with_ties() -> None:
     x, y = generator.normal(size=50), generator.integers(4, size=50).astype(float)
     assert formulas.pearson(x, y) == pytest.approx(scipy.stats.pearsonr(x, y).statistic)
     assert formulas.spearman(x, y) == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
-    assert formulas.spearman(np.ones(50), y) == 0
 
 
-def test_undefined_values_are_zero() -> None:
+@pytest.mark.parametrize("name", ["pearson", "spearman"])
+def test_a_constant_column_has_no_correlation(name: str) -> None:
+    correlation, labels = getattr(formulas, name), np.random.default_rng(0).normal(size=50)
+    constant = np.full(50, 0.1)  # whose mean is not 0.1 in floating point
+    assert (constant - constant.mean()).any()
+    assert np.isnan(correlation(constant, labels)) and np.isnan(correlation(labels, constant))
+    both = correlation(np.stack([constant, labels]), np.stack([labels, labels]))
+    assert np.isnan(both[0]) and both[1] == pytest.approx(1)
+    assert np.isnan(formulas.bootstrap_interval(correlation, constant, labels)).all()
+
+
+def test_resamples_without_a_correlation_are_left_out_of_its_interval() -> None:
+    x, y = np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])
+    # A ninth of the resamples of three are constant; the others correlate by 0.5, by ±1, or by what scipy says.
+    low, high = formulas.bootstrap_interval(formulas.pearson, x, y)
+    assert (low, high) == pytest.approx((-1, 1))
+
+
+def test_a_perplexity_beyond_all_numbers_is_infinite_and_has_no_interval() -> None:
+    losses, counts = np.full(3, 7100.0), np.full(3, 10)
+    assert formulas.perplexity(losses / 10, counts) == pytest.approx(np.exp(71))
+    assert formulas.perplexity(losses, counts) == np.inf
+    assert formulas.bootstrap_interval(formulas.perplexity, losses, counts) == (np.inf, np.inf)
+
+
+def test_f1_and_matthews_without_a_positive_count_are_zero() -> None:
     ones, zeros = np.ones(4, dtype=int), np.zeros(4, dtype=int)
     assert formulas.matthews(ones, zeros, 2) == 0 == formulas.f1(zeros, zeros, 2)
 

@@ -10,6 +10,8 @@ from compress_exp.config import UserError
 from compress_exp.export.artifact import load
 from compress_exp.layers.surgery import pruned_modules
 from compress_exp.losses.task import TaskLoss
+from compress_exp.methods.prune.magnitude import MagnitudePruning
+from compress_exp.methods.select import original
 from compress_exp.pipeline import apply_stage, publish, run_stage
 from compress_exp.store import STATE
 from compress_exp.training.checkpoint import CHECKPOINT
@@ -76,17 +78,41 @@ def test_bf16_autocast_prunes_in_float32(variant, scores, settings, dense, data,
     assert all(int((weight == 0).sum()) == weight.numel() // 2 for weight in pruned)
 
 
-def test_a_loss_that_is_not_finite_is_told_in_one_sentence(dense, data, tmp_path):
-    plan = planned("bert", data, "method=finetune", "train.max_steps=3")
-    base = dense(plan)
-    model = load(base)
-    model.classifier.weight.data[0, 0] = float("nan")
+@pytest.mark.parametrize(
+    ("damaged", "sentence"),
+    [
+        (0, r"^train: the loss is not finite at step 0, before anything was learned"),
+        (4, r"^train\.learning_rate: the loss is not finite at step 10; lower it"),  # every tenth is looked at
+        (11, r"^train\.learning_rate: the loss is not finite at step 11; lower it"),  # and the last
+    ],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_is_told_in_one_sentence(value, damaged, sentence, dense, data, tmp_path):
+    plan = planned("bert", data, "method=finetune", "train.max_steps=12")
+    model, calls = load(dense(plan)), iter(range(20))
     rows = [{"input_ids": [1, 2, 3], "labels": 0}] * 8
     batch = {"input_ids": torch.ones(8, 3, dtype=torch.long), "labels": torch.zeros(8, dtype=torch.long)}
-    module = CompressionModule(model, plan.task, TaskLoss(), (), plan.train, 3, 0)
-    batches = Batches(rows, lambda _: dict(batch), 8, 0, True, 3)
-    with pytest.raises(UserError, match=r"train\.learning_rate: the loss is not finite at step 0"):
+
+    def forward(*_: object) -> None:
+        if next(calls) == damaged:
+            model.classifier.weight.data[:] = value
+
+    model.register_forward_pre_hook(forward)
+    module = CompressionModule(model, plan.task, TaskLoss(), (), plan.train, 12, 0)
+    batches = Batches(rows, lambda _: dict(batch), 8, 0, True, 12)
+    with pytest.raises(UserError, match=sentence):
         fit(module, batches, plan.train, tmp_path, "x")
+
+
+def test_scores_that_training_ruins_end_it_by_their_module(dense, data, tmp_path, monkeypatch):
+    def ruined(self, module, mask):
+        return original(module).abs() / (original(module).abs().sum() * 0)
+
+    monkeypatch.setattr(MagnitudePruning, "score", ruined)
+    plan = planned("bert", data, "method=prune/gradual", "train.max_steps=12")
+    base = dense(plan)
+    with pytest.raises(UserError, match=r"^prune/gradual: bert\.encoder\.layer\.0\.\S+: scores are not finite, \w+ in"):
+        apply_stage(plan, 0, base, base, tmp_path)
 
 
 def test_a_damaged_checkpoint_starts_over(dense, data, tmp_path, caplog):
@@ -125,3 +151,18 @@ def test_without_a_terminal_long_training_is_told_in_lines(dense, data, tmp_path
     told = [line for line in caplog.messages if " step " in line]
     assert [line.split()[:5] for line in told] == [["finetune", "step", str(n), "of", "3,"] for n in (1, 2, 3)]
     assert told[-1].endswith(f"loss {built.history[-1]['loss']:.3f}")
+
+
+@pytest.mark.parametrize(
+    ("precision", "there", "told"),
+    [("bf16", False, 1), ("bf16", True, 0), ("f32", False, 0)],
+)
+def test_bf16_that_is_emulated_is_told_once_before_training(
+    precision, there, told, dense, data, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr("compress_exp.training.trainer.kernels_available", lambda: there)
+    plan = planned("bert", data, "method=finetune", f"train.precision={precision}")
+    base = dense(planned("bert", data, "method=finetune"))
+    run_stage(plan, 0, base, base, tmp_path)
+    lines = [record.getMessage() for record in caplog.records if "train.precision" in record.getMessage()]
+    assert len(lines) == told and all(line.endswith("set f32") for line in lines)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
-from compress_exp.config import UserError, check_choice
+from compress_exp.config import FieldError, UserError, check_choice
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import Mask, owned, passing, take
 from compress_exp.methods.prune.amount import Amount, ToAmount, check_reach, content
-from compress_exp.methods.prune.ranking import SCOPES, ranked_masks, zeros_of
+from compress_exp.methods.prune.ranking import SCOPES, NoOrder, ranked_masks, zeros_of
 from compress_exp.methods.schedules import SCHEDULES, sparsity_at
 from compress_exp.methods.select import Target, original, targets
 from compress_exp.models.families.base import is_conv1d
@@ -80,14 +80,23 @@ class Pruning(ToAmount, Method):
         return original(module).abs() if mask.score is None else mask.score
 
     def step(self, model: PreTrainedModel, progress: float) -> None:
-        """Cut to the sparsity that the schedule asks for now."""
+        """Cut to the sparsity that the schedule asks for now.
+
+        Raises:
+            FieldError: scores are not finite.
+            UserError: a tensor would lose every weight.
+        """
         moment = self.moment(progress)
         holders = owned(model, self.name, Mask)
         if float(holders[0][1].ranked_at) == moment:
             return
         sparsity = sparsity_at(moment, target_sparsity(self.amount, model, self.name), self.schedule)
         kept = [passing(module, None if self.nested else self.name) for module, _ in holders]
-        set_masks(holders, self.ranked(holders, kept, sparsity), self.name)
+        try:
+            masks = self.ranked(holders, kept, sparsity)
+        except NoOrder as error:
+            raise unranked(model, holders, error) from error
+        set_masks(holders, masks, self.name)
         for _, mask in holders:
             mask.ranked_at.fill_(moment)
 
@@ -158,6 +167,12 @@ def ranked(
         scope,
     )
     return [mask.T if turn else mask for mask, turn in zip(masks, turned, strict=True)]
+
+
+def unranked(model: PreTrainedModel, holders: Sequence[tuple[nn.Module, Mask]], error: NoOrder) -> FieldError:
+    """The refusal of scores that are not finite, with the name of the module that they are of."""
+    place = next(name for name, module in model.named_modules() if module is holders[error.index][0])
+    return FieldError("", f"{place}: {error}")
 
 
 def set_masks(holders: Sequence[tuple[nn.Module, Mask]], masks: Sequence[Tensor], name: str) -> None:

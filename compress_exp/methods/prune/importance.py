@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compress_exp.config import FieldError
+from compress_exp.finite import nonfinite
 from compress_exp.layers.slices import Slice
 from compress_exp.losses.task import hard_loss
 from compress_exp.methods.base import Context
@@ -93,6 +95,9 @@ def influences(model: PreTrainedModel, family: Family, context: Context, count: 
 
     Returns:
         For each stack one number in [0, 2] a layer; a stack of one shared block is left out.
+
+    Raises:
+        FieldError: a hidden state is not finite.
     """
     places = {
         name: (stack.name, int(name.rpartition(".")[2]))
@@ -115,8 +120,12 @@ def influences(model: PreTrainedModel, family: Family, context: Context, count: 
             for handle in handles:
                 handle.remove()
     found: dict[str, list[float]] = {}
-    for (stack_name, _), total in sorted(sums.items()):
+    for (stack_name, layer), total in sorted(sums.items()):
         total = ranks.all_sum(total)
+        if (told := nonfinite(total)) is not None:
+            raise FieldError(
+                "", f"what layer {layer} of the {stack_name} changes is not finite, {told}; give other weights"
+            )
         found.setdefault(stack_name, []).append(float(total[0] / total[1]))
     return found
 

@@ -20,7 +20,7 @@ from compress_exp.methods.base import Context, Facts
 from compress_exp.methods.calibration import Statistic
 from compress_exp.methods.prune.amount import Amount
 from compress_exp.methods.prune.calibrated import CalibratedPruning, rows
-from compress_exp.methods.prune.ranking import smallest_of_rows
+from compress_exp.methods.prune.ranking import check_scores, smallest_of_rows
 from compress_exp.methods.prune.sparsegpt import Choice, Hessian, sparsify
 from compress_exp.methods.prune.wanda import SquaredNorms, wanda_scores
 from compress_exp.methods.select import Target, original
@@ -38,7 +38,12 @@ def n_m_mask(
     n: int,
     m: int,
 ) -> Tensor:  # bool (out, in)
-    """Keep the n largest of every m consecutive scores of a row, ties by index, and nothing that was gone before."""
+    """Keep the n largest of every m consecutive scores of a row, ties by index, and nothing that was gone before.
+
+    Raises:
+        NoOrder: a score is not finite.
+    """
+    check_scores([scores])
     groups = torch.where(kept, scores, -torch.inf).reshape(-1, m)
     zeros = (m - kept.reshape(-1, m).sum(1)).clamp(min=m - n)
     return ~smallest_of_rows(groups, zeros).view_as(kept)

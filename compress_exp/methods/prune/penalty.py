@@ -17,7 +17,16 @@ from compress_exp.config import FieldError, check_number
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import Mask, attach, owned, passing
 from compress_exp.methods.prune.amount import ToAmount, check_reach
-from compress_exp.methods.prune.base import ranked, refuse_empty, set_masks, sparsity_of, target_sparsity, tell
+from compress_exp.methods.prune.base import (
+    ranked,
+    refuse_empty,
+    set_masks,
+    sparsity_of,
+    target_sparsity,
+    tell,
+    unranked,
+)
+from compress_exp.methods.prune.ranking import NoOrder
 from compress_exp.methods.select import Target, targets
 
 if TYPE_CHECKING:
@@ -96,6 +105,7 @@ class PenaltyPruning(ToAmount, Method, ABC):
         """Trim, where that is asked for.
 
         Raises:
+            FieldError: scores to trim by are not finite.
             UserError: a tensor has lost every weight.
         """
         holders = owned(model, self.name, Mask)
@@ -103,7 +113,11 @@ class PenaltyPruning(ToAmount, Method, ABC):
         refuse_empty(kept, self.name)
         if self.trim:
             sparsity = target_sparsity(self.amount, model, self.name)
-            set_masks(holders, self.trimmed(holders, kept, sparsity), self.name)
+            try:
+                masks = self.trimmed(holders, kept, sparsity)
+            except NoOrder as error:
+                raise unranked(model, holders, error) from error
+            set_masks(holders, masks, self.name)
         tell(model, self.name)
 
     def curves(self, model: PreTrainedModel) -> dict[str, float]:

@@ -7,7 +7,32 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from compress_exp.finite import nonfinite
+
 SCOPES = ("global", "tensor", "row")
+
+
+class NoOrder(ValueError):
+    """Scores that are not finite rank nothing.
+
+    Attributes:
+        index: the first tensor that holds one, in the order in which they were given.
+    """
+
+    def __init__(self, told: str, index: int = 0) -> None:
+        super().__init__(f"scores are not finite, {told}; lower train.learning_rate, here or in what came before")
+        self.index = index
+
+
+def check_scores(scores: Sequence[Tensor]) -> None:
+    """Require numbers that can be compared.
+
+    Raises:
+        NoOrder: one is NaN or infinite.
+    """
+    for index, score in enumerate(scores):
+        if (told := nonfinite(score)) is not None:
+            raise NoOrder(told, index)
 
 
 def smallest(
@@ -50,7 +75,11 @@ def ranked_masks(
         sparsity: the share to mask, k = round(s·n) of each tensor or of all, but never fewer than are masked.
         scope: "global" compares all entries with each other, "tensor" those of one tensor, "row" those of one output;
             where k is no multiple of the rows, the first rows lose one entry more than the others.
+
+    Raises:
+        NoOrder: a score is not finite.
     """
+    check_scores(scores)
     ranks = [torch.where(mask, score, -torch.inf) for mask, score in zip(kept, scores, strict=True)]
     if scope == "row":
         return [~_rows(rank, mask, sparsity) for rank, mask in zip(ranks, kept, strict=True)]
@@ -84,7 +113,11 @@ def ranked_groups(
         sparsity: the share of the weights to mask.
         scope: "global" compares all groups, "tensor" those of one tensor; what one tensor misses for want of smaller
             groups the next makes up for, but what one had lost beyond its share is not given back to another.
+
+    Raises:
+        NoOrder: a score is not finite.
     """
+    check_scores(scores)
     if scope == "global":
         joined = _groups(torch.cat(list(scores)), torch.cat(list(kept)), sparsity * sum(sizes) - _lost(kept, sizes))
         return list(joined.split([len(score) for score in scores]))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
+from compress_exp.config import FieldError
+from compress_exp.finite import nonfinite
 from compress_exp.losses.task import hard_loss
 from compress_exp.methods.base import Context
 from compress_exp.methods.calibration import evaluating
@@ -38,6 +40,9 @@ def mean_over_batches(
 
     Returns:
         One tensor per target, in its weight's shape.
+
+    Raises:
+        FieldError: a gradient is not finite.
     """
     weights = [original(target.modules[0]) for target in chosen]
     sums = [torch.zeros_like(weight, requires_grad=False) for weight in weights]
@@ -51,4 +56,7 @@ def mean_over_batches(
             gradients = torch.autograd.grad(loss, weights)
         for total, gradient, weight in zip(sums, gradients, weights, strict=True):
             total += statistic(ranks.all_mean(gradient), weight.detach()) / len(batches)
+    for target, total in zip(chosen, sums, strict=True):
+        if (told := nonfinite(total)) is not None:
+            raise FieldError("", f"{target.names[0]}: what gradients say is not finite, {told}; give other weights")
     return sums

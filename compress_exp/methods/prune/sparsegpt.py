@@ -18,7 +18,7 @@ from torch import Tensor
 
 from compress_exp.methods.calibration import Statistic
 from compress_exp.methods.prune.calibrated import CalibratedPruning
-from compress_exp.methods.prune.ranking import smallest
+from compress_exp.methods.prune.ranking import check_scores, smallest
 from compress_exp.methods.select import Target
 from compress_exp.training.ranks import all_sum
 
@@ -127,6 +127,7 @@ def smallest_share(sparsity: float) -> Choice:
 
     def choose(scores: Tensor, kept: Tensor, done: int) -> Tensor:
         nonlocal gone
+        check_scores([scores])
         count = round(sparsity * done * scores.shape[1]) - gone
         count = max(count, kept.numel() - int(kept.sum()))
         gone += count

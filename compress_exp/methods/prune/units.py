@@ -14,6 +14,7 @@ from torch import Tensor
 from compress_exp.config import FieldError
 from compress_exp.layers.slices import Slice
 from compress_exp.methods.prune.amount import Amount, content, told
+from compress_exp.methods.prune.ranking import NoOrder, check_scores
 from compress_exp.methods.select import Select
 from compress_exp.models.families.base import Family
 
@@ -52,7 +53,15 @@ def in_order(
         costs: what each unit takes (`Slice.costs`).
         scope: "global" compares the units of all parts, "layer" takes equally many from each.
         multiple: so many go at once, after the first few that leave a multiple of it.
+
+    Raises:
+        FieldError: a score is not finite.
     """
+    try:
+        check_scores(scores)
+    except NoOrder as error:
+        part = parts[error.index]
+        raise FieldError("", f"{part.output_name} ({part.unit}s): {error}") from error
     chunks: list[tuple[float, int, Unit]] = []
     for number, (part, score, cost) in enumerate(zip(parts, scores, costs, strict=True)):
         order = score.argsort(stable=True).tolist()

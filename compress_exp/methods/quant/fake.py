@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from compress_exp.config import FieldError
+from compress_exp.finite import nonfinite
 from compress_exp.training import ranks
 
 TINY = 1e-8
@@ -74,7 +76,11 @@ class FakeQuantInput(nn.Module):
         self.register_buffer("observing", torch.ones((), dtype=torch.bool))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Observe if asked to, then round."""
+        """Observe if asked to, then round.
+
+        Raises:
+            FieldError: what is observed is not finite.
+        """
         if bool(self.observing):
             self._observe(inputs.detach())
         scale, zero_point = input_grid(self.low, self.high)
@@ -83,6 +89,11 @@ class FakeQuantInput(nn.Module):
 
     def _observe(self, inputs: Tensor) -> None:
         low, high = torch.aminmax(inputs.float())
+        if not bool(low.isfinite() & high.isfinite()):  # rounding would turn NaN into a grid point like any other
+            where = f"the inputs that set the range of a layer of {inputs.shape[-1]} inputs"
+            raise FieldError(
+                "", f"{where} are not finite, {nonfinite(inputs)}; lower train.learning_rate, here or before"
+            )
         low, high = ranks.all_min(low), ranks.all_max(high)
         # The plain mean until it covers as many batches as the moving average would.
         share = max(1.0 / (int(self.seen) + 1), 1.0 - self.average)

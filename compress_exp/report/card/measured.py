@@ -13,7 +13,7 @@ from compress_exp.report.page.conditions import conditions
 from compress_exp.report.page.describe import command
 from compress_exp.report.page.entries import fold, primary
 from compress_exp.report.page.majority import Majority
-from compress_exp.report.records import Record, number
+from compress_exp.report.records import Record, number, runtime
 
 NONE = "–"
 Cell = float | None
@@ -138,6 +138,8 @@ def _quality(
 
 def _sizes(record: Record, dense: bool) -> Iterator[tuple[str, str, str]]:
     size, prefix = record["size"], "baseline_" if dense else ""
+    _, own, base = runtime(record)
+    yield "timed in", str(base if dense else own), str(base)
     for title, name in (
         ("weights and configuration", "artifact_bytes"),
         ("files that the runtime loads", "deployed_bytes"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from compress_exp.report.page.entries import Entry
 from compress_exp.report.page.spread import Spread
+from compress_exp.report.records import runtime
 
 NOISE = "≈"
 NONE = "–"
@@ -47,16 +48,22 @@ def columns(
         Column("retained", "kept", "share of the dense model's quality", lambda e: e.retained, _retained),
         _number("size", "MB", "weights and configuration on disk, 10⁶ bytes", lambda e: e.artifact_bytes, 1e-6),
         _number("ratio", "smaller", "compression ratio", lambda e: e.ratio, unit="×"),
+        Column("runtime", "runtime", "where it was timed", _runtime, _runtime, False),
         _number("p50", "p50 ms", "median time of the headline shape", lambda e: e.p50),
         _number("p99", "p99 ms", "99th percentile of that time", lambda e: e.p99),
         Column(
-            "speedup", "faster", f"in one runtime, with its 95 % interval; {noise}", lambda e: e.speedup.value, _speed
+            "speedup",
+            "faster",
+            f"the dense model's time over its own, with the 95 % interval; {noise}",
+            lambda e: e.speedup.value,
+            _speed,
         ),
         _number("memory", "RAM MB", "peak memory of a process that runs it", lambda e: e.memory, 1e-6, digits=0),
         _number("energy", "J / 1000", "joules for 1,000 examples", lambda e: e.energy),
         _number("score", "WS", "w_A·A + w_CR·CR + w_IS·IS", lambda e: e.score(weights)),
     ]
     empty = {"seeds": all(_seeds(entry) < 2 for entry in entries), "model": len({entry.model for entry in entries}) < 2}
+    empty["runtime"] = all(runtime(record)[0] != "auto" for entry in entries for record in entry.records)
     empty |= {name: all(entry.__dict__[name] is None for entry in entries) for name in ("memory", "energy")}
     return [column for column in made if not empty.get(column.name)]
 
@@ -84,6 +91,10 @@ def _label(entry: Entry) -> str:
 
 def _model(entry: Entry) -> str:
     return entry.model
+
+
+def _runtime(entry: Entry) -> str:
+    return entry.runtime
 
 
 def _seeds(entry: Entry) -> int:

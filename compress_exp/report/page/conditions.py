@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from compress_exp.report.page.entries import headline
-from compress_exp.report.records import Record, number
+from compress_exp.report.records import Record, number, runtime
 
 
 def conditions(record: Record) -> tuple[str, ...]:
     """How a record was measured: only what was measured alike is compared."""
     run, origin, row = record["run"], _mapping(record.get("origin")), headline(record)
-    runtime, quality = _mapping(run.get("runtime")), record["quality"]
-    threads, size, length = number(runtime, "threads"), number(row, "batch_size"), number(row, "length")
+    ran, quality = _mapping(run.get("runtime")), record["quality"]
+    threads, size, length = number(ran, "threads"), number(row, "batch_size"), number(row, "length")
     rows, data = number(quality, "rows"), _mapping(quality.get("settings")).get("rows")
     told = [
         str(run.get("hardware")),
         machine(origin),
-        " ".join(str(runtime[name]) for name in ("name", "device") if runtime.get(name) is not None),
+        " ".join(str(part) for part in (runtime(record)[0], ran.get("device")) if part is not None),
         "" if threads is None else f"{threads:.0f} thread{'' if threads == 1 else 's'}",
         "not timed" if size is None or length is None else f"latency of {size:.0f} × {length:.0f} tokens",
         str(quality.get("split") or "") if rows is None else f"{rows:,.0f} {quality.get('split') or ''} examples",

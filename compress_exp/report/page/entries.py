@@ -10,7 +10,7 @@ from typing import Any
 
 from compress_exp.report.page.describe import command, configuration, methods, settings
 from compress_exp.report.page.spread import Spread, mean, of_pairs, of_ratios
-from compress_exp.report.records import Record, number
+from compress_exp.report.records import Record, number, runtime
 from compress_exp.report.score import combine, unit_quality
 
 DENSE = "dense"
@@ -33,7 +33,8 @@ class Entry:
         ratio: the dense model's bytes / its own.
         p50: median milliseconds of the headline shape.
         p99: the same at the 99th percentile.
-        speedup: the dense model's time / its own, in one runtime.
+        runtime: where it was timed.
+        speedup: the dense model's time / its own, each in the runtime it was timed in.
         memory: peak bytes.
         energy: joules per 1,000 examples.
         accuracy: A of the weighted score.
@@ -49,6 +50,7 @@ class Entry:
     retained: float | None = None
     artifact_bytes: float | None = None
     ratio: float | None = None
+    runtime: str = ""
     p50: float | None = None
     p99: float | None = None
     speedup: Spread = Spread()
@@ -162,9 +164,7 @@ def _entry(group: list[Record]) -> Entry:
         quality = Spread(mean(values))
     kept = mean([number(record["quality"], "retained") for record in group])
     ratios = [value for record in group if (value := number(headline(record), "speedup")) is not None]
-    unit = [
-        None if own is None else unit_quality(name, own, base, higher) for own, base in zip(values, dense, strict=True)
-    ]
+    unit = [unit_quality(name, own, base, higher) for own, base in zip(values, dense, strict=True)]
     method = first["run"].get("method")
     return Entry(
         method=" → ".join(map(str, method)) if isinstance(method, list) else str(method),
@@ -176,6 +176,7 @@ def _entry(group: list[Record]) -> Entry:
         retained=kept,
         artifact_bytes=_mean(group, "size", "artifact_bytes"),
         ratio=_mean(group, "size", "compression_ratio"),
+        runtime=_runtimes(group, 1),
         p50=mean([number(headline(record), "p50_ms") for record in group]),
         p99=mean([number(headline(record), "p99_ms") for record in group]),
         speedup=of_ratios(ratios, *(number(headline(first), "speedup_interval", end) for end in (0, 1))),
@@ -204,6 +205,7 @@ def _dense(entries: Sequence[Entry]) -> Entry:
         retained=1.0 if values else None,
         artifact_bytes=_mean(seeds, "size", "baseline_artifact_bytes"),
         ratio=1.0,
+        runtime=_runtimes(records, 2),
         p50=_median(number(headline(record), "baseline", "p50_ms") for record in records),
         p99=_median(number(headline(record), "baseline", "p99_ms") for record in records),
         speedup=Spread(1.0),
@@ -233,6 +235,11 @@ def _baseline(record: Record) -> str | None:
 def _own_interval(record: Record, name: str) -> Spread:
     quality = record["quality"]
     return Spread(None, number(quality, name, 0), number(quality, name, 1))
+
+
+def _runtimes(records: Sequence[Record], which: int) -> str:
+    """Where the models of some records were timed: 1 their own, 2 the dense one."""
+    return ", ".join(sorted({str(name) for record in records if (name := runtime(record)[which]) is not None}))
 
 
 def _memory(records: Sequence[Record], prefix: str) -> float | None:

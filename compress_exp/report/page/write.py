@@ -17,10 +17,10 @@ from compress_exp.report.page.curves import Histories
 from compress_exp.report.page.entries import weights_of
 from compress_exp.report.page.majority import Majority
 from compress_exp.report.page.missing import missing
-from compress_exp.report.page.numbers import finite
 from compress_exp.report.page.sections import Section, sections
 from compress_exp.report.page.style import Style
 from compress_exp.report.records import Record
+from compress_exp.store import finite
 
 HERE = Path(__file__).parent
 SCRIPTS = ("figures.js", "choose.js", "page.js")

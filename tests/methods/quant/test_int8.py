@@ -6,7 +6,7 @@ from torch.nn.utils import parametrize
 
 from compress_exp.config import FieldError
 from compress_exp.layers.int8 import Int8Embedding, Int8Linear
-from compress_exp.methods.parametrized import bake, lock, mark_masked
+from compress_exp.methods.parametrized import attached, bake, lock, mark_masked
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.quant.fake import FakeQuantInput, FakeQuantWeight, input_grid, row_scale
 from compress_exp.methods.quant.int8 import Int8
@@ -25,9 +25,9 @@ def test_fake_quantized_weights_are_idempotent_near_and_keep_zero():
     weight = torch.randn(8, 33)
     weight[0, :5] = 0.0
     weight[3] = 0.0
-    quantizer = FakeQuantWeight(0)
+    quantizer = FakeQuantWeight(0, 127)
     rounded = quantizer(weight)
-    step = row_scale(weight, 0).unsqueeze(1)
+    step = row_scale(weight, 0, 127).unsqueeze(1)
     assert torch.equal(quantizer(rounded), rounded)
     assert bool(((weight - rounded).abs() <= step / 2 * (1 + 1e-5)).all())
     assert bool((rounded[weight == 0] == 0).all())
@@ -36,7 +36,7 @@ def test_fake_quantized_weights_are_idempotent_near_and_keep_zero():
 
 def test_gradients_pass_straight_through():
     weight = torch.randn(4, 6, requires_grad=True)
-    FakeQuantWeight(0)(weight).sum().backward()
+    FakeQuantWeight(0, 63)(weight).sum().backward()
     assert torch.equal(weight.grad, torch.ones_like(weight))
 
 
@@ -131,3 +131,28 @@ def test_nothing_follows_packed_weights(facts, method, budget):
     after = method.check(facts("bert"))
     with pytest.raises(FieldError, match="nothing can follow quant/static"):
         MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.5).check(after)
+
+
+def largest_codes(model):
+    return {
+        name: int(module.weight.int().abs().max())
+        for name, module in model.named_modules()
+        if isinstance(module, Int8Linear | Int8Embedding)
+    }
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("safe", [True, False])
+def test_what_is_multiplied_stays_where_no_cpu_overflows(model_type, safe, tiny, context, no_budget):
+    method = Int8(name="quant/static", train=no_budget, overflow_safe=safe)
+    model = method.prepare(tiny(model_type), context(model_type))
+    grids = {id(m): attached(m, FakeQuantWeight).limit for m in model.modules() if attached(m, FakeQuantWeight)}
+    assert set(grids.values()) <= ({63, 127} if safe else {127})
+    model = method.convert(model)
+    tied = model.get_output_embeddings() is not None and model_type in ("gpt2", "t5", "bart")
+    for name, largest in largest_codes(model).items():
+        module = model.get_submodule(name)
+        shared = tied and module.weight is model.get_output_embeddings().weight
+        assert largest == (63 if safe and (isinstance(module, Int8Linear) or shared) else 127), name
+    assert method.largest_code == (63 if safe else 127)
+    assert 2 * 255 * 63 <= 2**15 - 1 < 2 * 255 * 127

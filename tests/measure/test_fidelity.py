@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from compress_exp.layers.int8 import Int8Linear
+from compress_exp.measure import fidelity
+from compress_exp.measure.fidelity import FLOAT, SHARE, check, difference, distance_from_parent, reference
+
+
+def batches(rows=3, length=5, parts=2):
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(parts):
+        ids = torch.randint(0, 9, (rows, length), generator=generator)
+        mask = torch.ones_like(ids)
+        mask[0, 3:] = 0
+        found.append({"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)})
+    return found
+
+
+def constant(*values):
+    """Outputs (batch, classes), the same for every row."""
+    return lambda batch: torch.tensor(values).repeat(len(batch["input_ids"]), 1)
+
+
+def test_the_difference_is_relative_over_all_rows():
+    assert difference(constant(3.0, 4.0), constant(3.0, 0.0), batches(), batches()) == pytest.approx(4 / 3)
+    assert difference(constant(3.0, 4.0), constant(3.0, 4.0), batches(), batches()) == 0.0
+
+
+def test_padding_and_ignored_labels_do_not_count():
+    def padded(noise):
+        def outputs(batch):
+            logits = torch.ones(*batch["input_ids"].shape, 4)
+            logits[batch["attention_mask"] == 0] += noise
+            return logits
+
+        return outputs
+
+    assert difference(padded(7.0), padded(0.0), batches(), batches()) == 0.0
+    without = [{name: batch[name] for name in ("input_ids", "attention_mask")} for batch in batches()]
+    for batch in without:
+        batch["labels"] = torch.zeros(3, 2)  # of a decoder's own length
+    assert difference(padded(7.0), padded(0.0), without, without) == 0.0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_nothing_that_is_not_finite_passes(value):
+    for one, other in ((constant(value), constant(1.0)), (constant(1.0), constant(value))):
+        assert difference(one, other, batches(), batches()) == math.inf
+        assert not check("eager", one, other, batches(), 0.5).faithful
+
+
+def test_floats_are_held_to_rounding_and_integers_to_a_share_of_what_quantization_changed():
+    own = constant(1.0, 0.0)
+    assert check("a", constant(1.0, 0.9 * FLOAT), own, batches(), None).faithful
+    assert not check("a", constant(1.0, 1.1 * FLOAT), own, batches(), None).faithful
+    assert check("a", constant(1.0, 0.9 * SHARE * 0.2), own, batches(), 0.2).faithful
+    found = check("a", constant(1.0, 1.1 * SHARE * 0.2), own, batches(), 0.2)
+    assert not found.faithful
+    assert str(found).startswith("a: left out, its outputs differ by 0.")
+
+
+def test_a_parent_of_another_vocabulary_gives_a_typical_distance():
+    assert distance_from_parent(constant(1.0, 2.0), batches(), constant(1.0, 2.0, 3.0), batches()) == pytest.approx(
+        fidelity.UNKNOWN_DISTANCE
+    )
+
+
+def test_windows_of_another_tokenizer_give_a_typical_distance():
+    own = constant(1.0, 2.0)
+    assert distance_from_parent(own, batches(parts=3), own, batches(parts=2)) == fidelity.UNKNOWN_DISTANCE
+
+
+def test_the_reference_takes_no_kernel(tiny, batch, monkeypatch):
+    model = tiny("bert")
+    dense = model.bert.encoder.layer[0].intermediate.dense
+    grid = torch.tensor(0.05), torch.tensor(128)
+    layer = Int8Linear.from_float(dense.weight, dense.bias, dense.weight.detach().abs().amax(1) / 63, *grid)
+    model.bert.encoder.layer[0].intermediate.dense = layer
+    monkeypatch.setattr(Int8Linear, "_packed", lambda self: pytest.fail("a kernel was asked for"))
+    logits = reference(model.eval())(batch)
+    assert logits.shape[0] == len(batch["input_ids"]) and not logits.requires_grad
