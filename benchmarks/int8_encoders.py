@@ -26,13 +26,14 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from compress_exp.config import TrainConfig
-from compress_exp.export import openvino
+from compress_exp.measure.cpu import cpu_flags
 from compress_exp.measure.latency import in_turns
-from compress_exp.measure.runtimes import EagerPredictor, OpenVINOPredictor, random_ids
 from compress_exp.methods.base import Context
 from compress_exp.methods.quant.int8 import Int8
 from compress_exp.models.families.base import family_of
-from compress_exp.runtimes import onnxruntime
+from compress_exp.runtimes import openvino
+from compress_exp.runtimes.base import random_ids, runtime
+from compress_exp.runtimes.eager import EagerPredictor
 
 WIDTHS = {
     "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
@@ -55,8 +56,7 @@ def main() -> None:
     if arguments.smallest:
         arguments.width, arguments.shapes, arguments.rounds = ["smallest"], ["1x8"], 2
     torch.set_num_threads(arguments.threads)
-    cpu = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").is_file() else []
-    print(f"{arguments.threads} threads; CPU: {' '.join(flag for flag in FLAGS if flag in cpu)}")
+    print(f"{arguments.threads} threads; CPU: {' '.join(flag for flag in FLAGS if flag in cpu_flags())}")
     for width in arguments.width:
         with tempfile.TemporaryDirectory() as directory:
             predictors = built(dense(WIDTHS[width]), Path(directory), arguments.threads)
@@ -115,24 +115,24 @@ def built(model: BertForSequenceClassification, directory: Path, threads: int) -
     config = model.config
     ours = int8(copy.deepcopy(model))
     for name, made in (("f32", model), ("ours", ours)):
-        openvino.export_model(made, directory / f"OpenVINO {name}")
-        onnxruntime.export_model(made, directory / f"ONNX Runtime {name}")
+        runtime("openvino").export(made, directory / f"OpenVINO {name}")
+        runtime("onnxruntime").export(made, directory / f"ONNX Runtime {name}")
     names = ["OpenVINO f32", "OpenVINO ours"]
     if importlib.util.find_spec("nncf"):
         post_training(directory / "OpenVINO f32", directory / "OpenVINO NNCF", config.vocab_size)
         names.append("OpenVINO NNCF")
     else:
         print("nncf is not installed: its quantization is left out")
-    predictors |= {name: OpenVINOPredictor(directory / name, config, "f32", threads) for name in names}
+    predictors |= {name: runtime("openvino").open(directory / name, config, "f32", threads, "cpu") for name in names}
     dynamic(directory / "ONNX Runtime f32", directory / "ONNX Runtime dyn.")
     for name in ("ONNX Runtime f32", "ONNX Runtime dyn.", "ONNX Runtime ours"):
-        predictors[name] = onnxruntime.OnnxRuntimePredictor(directory / name, config, "f32", threads)
+        predictors[name] = runtime("onnxruntime").open(directory / name, config, "f32", threads, "cpu")
     return predictors
 
 
 def post_training(source: Path, target: Path, vocabulary: int) -> None:
     """NNCF's quantization of an OpenVINO export."""
-    package = openvino.runtime()
+    package = openvino.package()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         import nncf
 

@@ -208,6 +208,7 @@ class TrainConfig:
         """What decides the trained weights: everything but threads, devices and checkpoint intervals."""
         host = {"threads", "devices", "checkpoint_steps", "checkpoint_minutes"}
         content = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in host}
+        content["precision"] = {"f32": "32"}.get(self.precision, self.precision)  # as the first release named it
         return content | ({"epochs": None} if self.max_steps is not None else {})
 
 

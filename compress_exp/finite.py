@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from compress_exp.config import UserError
+
 
 def nonfinite(
     tensor: Tensor,  # any shape and type
@@ -23,6 +25,21 @@ def nonfinite(
     wrong = ~tensor.isfinite()
     wrong = wrong.flatten(1).any(1) if entries == "rows" and tensor.dim() > 1 else wrong.flatten()
     return f"{'NaN' if bool(tensor.isnan().any()) else 'infinity'} in {int(wrong.sum())} of {len(wrong)} {entries}"
+
+
+def finite_outputs(
+    logits: Tensor,  # (batch, …)
+    what: str,
+) -> Tensor:
+    """The outputs of a model for a batch, if they are numbers.
+
+    Raises:
+        UserError: they are not; `what` is said to have given them.
+    """
+    if (wrong := nonfinite(logits, "rows")) is not None:
+        told = f"its outputs are not finite, {wrong} of a batch"
+        raise UserError(f"{what}: {told}; give other weights, or lower train.learning_rate of what made them")
+    return logits
 
 
 def nonfinite_weight(model: nn.Module) -> str | None:

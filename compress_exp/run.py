@@ -152,7 +152,6 @@ def assemble(
 ) -> dict[str, Any]:
     """The record: everything measured, beside what was run, with what, from what."""
     from compress_exp.measure.origin import origin
-    from compress_exp.measure.quality import undefined
     from compress_exp.report.score import weighted_score
 
     rows = stage_rows(planned, paths, measured["stages"] | {planned.artifact_key: measured["quality"]["metrics"]})
@@ -172,8 +171,7 @@ def assemble(
             "command": command(),
             "overrides": overrides(),
         },
-        **{block: measured[block] for block in ("quality", "size", "latency", "memory", "energy")},
-        "flags": [*measured["flags"], *undefined(measured["quality"])],
+        **{block: measured[block] for block in ("quality", "size", "latency", "memory", "energy", "flags")},
         "stages": rows,
         "cost": cost
         | {"baseline_seconds": baseline["seconds"], "compressing_seconds": sum(r["seconds"] for r in rows)},

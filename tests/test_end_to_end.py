@@ -128,7 +128,7 @@ def test_records_hold_what_was_promised_and_agree_with_the_disk(swept):
         assert row["speedup_interval"][0] <= row["speedup"] <= row["speedup_interval"][1]
         assert record["energy"]["joules_per_1000"] is None
         assert record["energy"]["reason"]
-        assert record["run"]["runtime"]["name"] == "openvino"
+        assert record["run"]["runtime"]["name"] in row["by_runtime"]
 
 
 def test_the_same_sweep_again_builds_nothing(swept):

@@ -43,7 +43,7 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from compress_exp.measure.energy import energy
-    from compress_exp.measure.quality import evaluate, quality
+    from compress_exp.measure.quality import evaluate, quality, undefined
     from compress_exp.measure.size import bytes_of, size
     from compress_exp.models.families.base import family_of
 
@@ -93,8 +93,9 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
     for other in Path(job["deploy"]).glob("*"):
         if other.name != chosen.name:
             shutil.rmtree(other)
+    worth = quality(task, *evaluations)
     return {
-        "quality": quality(task, *evaluations),
+        "quality": worth,
         "stages": stages,
         "size": size(
             own_path,
@@ -116,7 +117,7 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
             "executed": own.deployed[chosen.name].executed(),
             "baseline_executed": dense.deployed[chosen.name].executed(),
         },
-        "flags": flags + flags_of(own, dense, chosen.name, rows),
+        "flags": flags + undefined(worth) + flags_of(own, dense, chosen.name, rows),
         "memory_jobs": {
             name: {
                 "directory": str(subject.files[chosen.name]),
@@ -210,6 +211,7 @@ def keep_choice(
 
 def flags_of(own: Subject, dense: Subject, chosen: str, rows: list[dict[str, Any]]) -> list[str]:
     """Short sentences about what a reader of the numbers must know."""
+    from compress_exp.layers import bf16
     from compress_exp.measure.size import zeros_in_matrices
 
     flags, hardware, headline = [], own.hardware, rows[0]
@@ -220,6 +222,8 @@ def flags_of(own: Subject, dense: Subject, chosen: str, rows: list[dict[str, Any
         if headline["speedup_interval"][0] <= 1.0:
             reason = "" if hardware.device == "cuda" or multiplies_integers() else "; this CPU has no VNNI or AMX"
             flags.append(f"slow: int8 brings no speed-up in {chosen} here ({headline['speedup']:.2f}×){reason}")
+    if own.precision == "bf16" and hardware.device == "cpu" and not bf16.kernels_available():
+        flags.append("slow: this CPU has no instructions for bfloat16")
     for subject in (own, dense):
         if (used := subject.deployed[chosen].precision()) != subject.precision:
             flags.append(f"precision: {subject.precision} was asked for, the runtime uses {used}")

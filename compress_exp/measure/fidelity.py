@@ -110,10 +110,16 @@ def _counted(
     return logits[text]
 
 
-def reference(model: PreTrainedModel) -> Outputs:
-    """A model's logits by the reference arithmetic of its layers."""
+def reference(model: PreTrainedModel, what: str) -> Outputs:
+    """A model's logits by the reference arithmetic of its layers.
+
+    Args:
+        model: in evaluation mode.
+        what: is refused, by name, where an output is not finite.
+    """
     import torch
 
+    from compress_exp.finite import finite_outputs
     from compress_exp.training.forward import forward_logits
 
     device = next(model.parameters()).device
@@ -121,7 +127,7 @@ def reference(model: PreTrainedModel) -> Outputs:
     def outputs(batch: dict[str, Tensor]) -> Tensor:
         with torch.enable_grad():  # integer layers take their kernels only where no gradient is wanted
             logits = forward_logits(model, {name: tensor.to(device) for name, tensor in batch.items()})
-        return logits.detach().float().cpu()
+        return finite_outputs(logits.detach().float().cpu(), what)
 
     return outputs
 
@@ -140,4 +146,4 @@ def of_artifact(path: Path, task: Task) -> tuple[Outputs, list[dict[str, Tensor]
     from compress_exp.export.artifact import load
 
     model, tokenizer = load(path), AutoTokenizer.from_pretrained(path)
-    return reference(model), calibration(task, tokenizer, model.config)
+    return reference(model, f"artifact {path.name}"), calibration(task, tokenizer, model.config)

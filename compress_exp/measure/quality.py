@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress_exp.config import UserError
-from compress_exp.finite import nonfinite
+from compress_exp.finite import finite_outputs
 from compress_exp.store import Store, finite
 from compress_exp.tasks.base import Predictions, Predictor, Task
 
@@ -54,11 +53,7 @@ class FinitePredictor:
         Raises:
             UserError: it is not finite.
         """
-        logits = self.predictor.logits(batch)
-        if (wrong := nonfinite(logits, "rows")) is not None:
-            told = f"its outputs are not finite, {wrong} of a batch"
-            raise UserError(f"{self.what}: {told}; give other weights, or lower train.learning_rate of what made them")
-        return logits
+        return finite_outputs(self.predictor.logits(batch), self.what)
 
     def generate(self, batch: dict[str, Tensor], max_new_tokens: int, num_beams: int) -> Tensor:
         """Generated token ids; the logits that they were chosen by are computed once more, all at once.

@@ -66,7 +66,7 @@ class Subject:
         """From its parent's outputs, where its values are rounded; None for float32."""
         if not self.int8_layers and self.precision == "f32":
             return None
-        own = fidelity.reference(self.eager.model)
+        own = fidelity.reference(self.eager.model, f"artifact {self.path.name}")
         return fidelity.distance_from_parent(own, self.batches, *fidelity.of_artifact(self.parent, self.task))
 
     @property
@@ -112,7 +112,7 @@ class Subject:
                 return f"{runtime.name}: left out, {error}"
             opened = self._open(runtime, files, self.hardware.threads)
         if runtime.name != "eager" or self.int8_layers:
-            own = fidelity.reference(self.eager.model)
+            own = fidelity.reference(self.eager.model, f"artifact {self.path.name}")
             found = fidelity.check(runtime.name, opened.logits, own, self.batches, self.distance)
             if not found.faithful:
                 return str(found)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from compress_exp.config import UserError
 from compress_exp.layers.int8 import Int8Linear
 from compress_exp.measure import fidelity
 from compress_exp.measure.fidelity import FLOAT, SHARE, check, difference, distance_from_parent, reference
@@ -82,5 +83,13 @@ def test_the_reference_takes_no_kernel(tiny, batch, monkeypatch):
     layer = Int8Linear.from_float(dense.weight, dense.bias, dense.weight.detach().abs().amax(1) / 63, *grid)
     model.bert.encoder.layer[0].intermediate.dense = layer
     monkeypatch.setattr(Int8Linear, "_packed", lambda self: pytest.fail("a kernel was asked for"))
-    logits = reference(model.eval())(batch)
+    logits = reference(model.eval(), "it")(batch)
     assert logits.shape[0] == len(batch["input_ids"]) and not logits.requires_grad
+
+
+def test_a_model_that_says_nan_is_refused_by_name(tiny, batch):
+    model = tiny("bert").eval()
+    with torch.no_grad():
+        model.classifier.bias[0] = math.nan
+    with pytest.raises(UserError, match="^artifact x: its outputs are not finite, NaN in "):
+        reference(model, "artifact x")(batch)

@@ -12,7 +12,7 @@ from transformers import BertConfig
 
 from compress_exp.config import UserError
 from compress_exp.measure.quality import Evaluation, FinitePredictor, evaluate, quality, retained, undefined
-from compress_exp.measure.runtimes import EagerPredictor
+from compress_exp.runtimes.eager import EagerPredictor
 from compress_exp.store import Store
 from compress_exp.tasks.base import Predictions, Task
 from tests.conftest import build_model
