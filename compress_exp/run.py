@@ -65,6 +65,7 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     wanted = planned.chain if asked.until is None else planned.chain[: asked.until + 1]
     missing = sum(store.find(key) is None for key in wanted)
     if missing:
+        planned.model.check_architecture()
         check_devices(max((budget.devices for budget in planned.budgets(len(wanted) - 1)), default=1))
     if (needed := disk_bytes(planned, missing)) > (free := free_bytes(outputs)):
         raise UserError(

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -8,6 +11,17 @@ from safetensors.torch import load_file, save_file
 from compress_exp.config import FieldError, UserError
 from compress_exp.pipeline import apply_stage, build_baseline, run_stage
 from tests.experiments import planned
+
+UNNEEDED = (
+    *("transformers", "tokenizers", "safetensors", "huggingface_hub", "lightning", "torchmetrics"),
+    *("torch._dynamo", "torch.distributed.tensor", "torch._inductor", "sympy", "scipy", "pandas", "pyarrow"),
+    *("datasets", "evaluate", "openvino", "onnxruntime", "wandb", "plotly", "jinja2", "rich"),
+)
+IMPORTS = """import json, sys
+from compress_exp.cli import main
+code = main(sys.argv[1:])
+print(json.dumps(sorted(sys.modules)))
+sys.exit(code)"""
 
 
 def test_the_baseline_must_train(data):
@@ -108,3 +122,28 @@ def test_a_given_baseline_must_mean_the_same_labels(data, dense, tmp_path):
     turned = planned("bert", data, "method=finetune", *finetuned, "task.classes=[a,b]")
     with pytest.raises(UserError, match=r"model\.finetuned: label 0 is '0' in the checkpoint and 'a' in the task"):
         build_baseline(turned, tmp_path)
+
+
+def modules_after(*arguments: str) -> set[str]:
+    """What is imported once a command has ended."""
+    command = [sys.executable, "-c", IMPORTS, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("method", ["quant", "[prune,quant]", "distill", "prune/n_m"])
+def test_a_plan_imports_no_more_than_torch(method, tmp_path):
+    modules = modules_after(f"method={method}", "plan=true", f"outputs={tmp_path}")
+    assert "torch" in modules
+    assert not modules & set(UNNEEDED)
+
+
+def test_a_plan_for_a_checkpoint_imports_no_more_than_torch(data, dense, tmp_path):
+    checkpoint = dense(planned("bert", data, "method=quant"))
+    given = [f"model.path={checkpoint}", f"task.data_dir={data}"]
+    modules = modules_after(
+        "model=bert", "task=classification", *given, "method=quant", "plan=true", f"outputs={tmp_path}"
+    )
+    assert "torch" in modules
+    assert not modules & set(UNNEEDED)

@@ -48,6 +48,7 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
     from compress_exp.models.families.base import family_of
 
     hardware.check_host()
+    torch.set_num_threads(hardware.threads)  # more of them only wait for each other in what is small
     own_path, dense_path = Path(job["artifact"]), Path(job["baseline"])
     kind = family_of(json.loads((own_path / "config.json").read_text())["model_type"]).kind
     store, checks, keys = Store(Path(job["evaluations"]), job["lease_seconds"]), Path(job["checks"]), job["keys"]
@@ -55,7 +56,6 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
     dense = load(dense_path, dense_path, hardware, task, in_store(store, hardware, keys["baseline"], dense_path))
     flags = deploy(own, dense, kind, checks)
 
-    torch.set_num_threads(hardware.threads)
     timings = time_shapes(own, dense, kind)
     both = [name for name in own.deployed if name in dense.deployed]
     recipe = {

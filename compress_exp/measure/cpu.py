@@ -8,6 +8,7 @@ import platform
 import sys
 from pathlib import Path
 
+LISTING = Path("/proc/cpuinfo")
 VNNI = {"avx512_vnni", "avx_vnni", "amx_int8"}
 DOT_PRODUCT = {"asimddp", "i8mm"}
 
@@ -15,15 +16,27 @@ DOT_PRODUCT = {"asimddp", "i8mm"}
 @functools.cache
 def cpu_flags() -> frozenset[str]:
     """The instruction sets of this CPU by the names that Linux uses; elsewhere what py-cpuinfo finds."""
-    listing = Path("/proc/cpuinfo")
-    if listing.is_file():
-        lines = (line.partition(":") for line in listing.read_text().splitlines())
-        return frozenset(
-            flag for key, _, flags in lines if key.strip() in ("flags", "Features") for flag in flags.split()
-        )
+    if LISTING.is_file():
+        return frozenset(flag for flags in _listed("flags", "Features") for flag in flags.split())
     from cpuinfo import get_cpu_info
 
     return frozenset(get_cpu_info().get("flags", ()))
+
+
+@functools.cache
+def cpu_name() -> str:
+    """What the CPU is called: as Linux lists it where it does, else what py-cpuinfo finds in a second of work."""
+    if names := _listed("model name"):
+        return names[0]
+    from cpuinfo import get_cpu_info
+
+    return str(get_cpu_info().get("brand_raw", platform.processor()))
+
+
+def _listed(*keys: str) -> list[str]:
+    """What Linux lists under any of the keys, core by core; nothing elsewhere."""
+    lines = (line.partition(":") for line in LISTING.read_text().splitlines()) if LISTING.is_file() else ()
+    return [value.strip() for key, _, value in lines if key.strip() in keys]
 
 
 def multiplies_integers() -> bool:

@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from compress_exp.measure.cpu import cpu_flags, cpu_name
+
 LIBRARIES = ("torch", "transformers", "lightning", "datasets", "openvino", "hydra-core")
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16")
 
@@ -18,17 +20,15 @@ FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8"
 def origin() -> dict[str, Any]:
     """Versions, commit and hardware of this process's host."""
     import torch
-    from cpuinfo import get_cpu_info
 
-    cpu = get_cpu_info()
     return {
         "compress_exp": version("compress_exp"),
         "commit": _commit(),
         "versions": {name: version(name) for name in LIBRARIES},
         "python": platform.python_version(),
         "host": platform.node(),
-        "cpu": cpu.get("brand_raw", platform.processor()),
-        "cpu_flags": [flag for flag in FLAGS if flag in cpu.get("flags", [])],
+        "cpu": cpu_name(),
+        "cpu_flags": [flag for flag in FLAGS if flag in cpu_flags()],
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }

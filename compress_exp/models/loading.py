@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress_exp.config import UserError, check_number
+from compress_exp.config import FieldError, UserError, check_number
 from compress_exp.models.families.base import Family, family_of
+from compress_exp.models.sizes import parameter_count, told
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -64,6 +66,8 @@ class Model:
             self.family(key)
         elif not self.hub and not self.architecture:
             raise UserError(f"{key}.path: set a directory of Hugging Face weights, or {key}.hub to a name on the hub")
+        elif not self.hub and "vocab_size" in (self.architecture or {}):
+            raise UserError(f"{key}.architecture.vocab_size: the tokenizer decides it; set {key}.vocabulary")
         elif self.finetuned and not self.hub:
             raise UserError(f"{key}.finetuned: random weights are no baseline; set {key}.path or finetuned=false")
 
@@ -94,6 +98,40 @@ class Model:
         assert self.directory is not None
         config = _read_json(self.directory / "config.json", f"{key}.path")
         return family_of(str(config.get("model_type")), f"{key}.path")
+
+    def settings(self) -> dict[str, Any]:
+        """The settings of random weights, the vocabulary's size among them."""
+        assert self.architecture is not None
+        return {**self.architecture, "vocab_size": self.vocabulary}
+
+    def parameters(self) -> int:
+        """About how many there are: those of the checkpoint, or of the matrices that random weights would have."""
+        if self.directory is None:
+            return parameter_count(read_config(self), self.family())
+        tensors = (read_header(file)[1].items() for file in self.directory.glob("*.safetensors"))
+        shapes = [entry["shape"] for items in tensors for name, entry in items if name != "__metadata__"]
+        return sum(math.prod(shape) for shape in shapes)
+
+    def check_architecture(self) -> None:
+        """Build random weights without memory for them; a checkpoint has shown that it can be built.
+
+        Raises:
+            UserError: transformers cannot, with its reason.
+        """
+        if self.directory is not None:
+            return
+        import torch
+        from transformers import AutoModel
+
+        try:
+            config = _full_config(self.settings(), None)
+        except FieldError as error:
+            raise error.at("model.architecture") from error
+        try:
+            with torch.device("meta"):
+                AutoModel.from_config(config)
+        except Exception as error:  # each architecture checks in its own way, some not at all
+            raise UserError(f"model.architecture: {_refused(error)}") from error
 
     def identity(self) -> dict[str, Any]:
         """What decides the weights and the tokenizer: their content, never where they lie."""
@@ -186,15 +224,32 @@ class Model:
                 )
 
 
-def read_config(model: Model) -> Any:
-    """The architecture's configuration, before any weight is read."""
+def read_config(model: Model, key: str = "model") -> Any:
+    """The architecture's configuration, before any weight is read; of transformers' class only if it has to be.
+
+    Raises:
+        UserError: the settings make no architecture.
+    """
+    place = f"{key}.path" if model.path else f"{key}.hub" if model.hub else f"{key}.architecture"
+    directory = model.directory
+    settings = model.settings() if directory is None else _read_json(directory / "config.json", place)
+    try:
+        return told(settings, model.family(key)) or _full_config(settings, directory)
+    except FieldError as error:
+        raise error.at(place) from error
+
+
+def _full_config(settings: dict[str, Any], directory: Path | None) -> Any:
     from transformers import AutoConfig
 
-    if model.directory is not None:
-        return AutoConfig.from_pretrained(model.directory)
-    assert model.architecture is not None
-    settings = {key: value for key, value in model.architecture.items() if key != "model_type"}
-    return AutoConfig.for_model(model.architecture["model_type"], vocab_size=model.vocabulary, **settings)
+    try:
+        return AutoConfig.for_model(**settings) if directory is None else AutoConfig.from_pretrained(directory)
+    except Exception as error:  # each architecture checks in its own way
+        raise FieldError("", _refused(error)) from error
+
+
+def _refused(error: Exception) -> str:
+    return f"transformers refuses it ({type(error).__name__}: {' '.join(str(error).split())})"
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase, model_type: str) -> dict[str, int]:
@@ -245,9 +300,7 @@ def check_safetensors(file: Path, key: str) -> None:
         UserError: the file is no safetensors, or is truncated.
     """
     try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(min(length, 100_000_000)))
+        length, header = read_header(file)
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         complete = file.stat().st_size == 8 + length + max(ends, default=0)
     except (struct.error, ValueError, KeyError, AttributeError, TypeError):
@@ -256,6 +309,13 @@ def check_safetensors(file: Path, key: str) -> None:
         ) from None
     if not complete:
         raise UserError(f"{key}: {str(file)!r} is truncated; copy it again")
+
+
+def read_header(file: Path) -> tuple[int, dict[str, Any]]:
+    """The bytes that the header of a safetensors file takes, and what it says."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        return length, json.loads(stream.read(min(length, 100_000_000)))
 
 
 def _read_json(file: Path, key: str) -> dict[str, Any]:

@@ -101,7 +101,8 @@ class Student(Method):
             if not facts.first:
                 raise FieldError("student", "a student of its own replaces what came before; put it first")
             self.checkpoint.check("method.distill.student")
-            config, family = read_config(self.checkpoint), self.checkpoint.family("method.distill.student")
+            config = read_config(self.checkpoint, "method.distill.student")
+            family = self.checkpoint.family("method.distill.student")
             if family.kind != facts.family.kind:
                 raise FieldError("student", f"{self.checkpoint.name} is no {facts.family.kind} as the teacher is")
             if facts.vocabulary not in (None, config.vocab_size):

@@ -10,6 +10,7 @@ def _attention(layer: str, prefix: str) -> dict[str, str]:
 
 FAMILY = Family(
     kind="encoder_decoder",
+    width="d_model",
     stacks=(
         Stack(
             name="encoder",

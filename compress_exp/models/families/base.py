@@ -49,14 +49,15 @@ class Heads:
         modules: the prefix of its projections' roles ("" or "cross.") -> an attention module's name within its block.
         count: the module's attribute with the number of heads.
         inner: the module's attribute with the product of their number and width, where its forward pass reads one.
-        own_width: the configuration tells that width on its own, so that it can say any number of heads.
+        own_width: the configuration's attribute with that width, where it tells it on its own and so can say any number
+            of heads.
         shared_bias: the first block of a stack computes a bias for all blocks, with a column for each head.
     """
 
     modules: dict[str, str]
     count: str
     inner: str | None = None
-    own_width: bool = False
+    own_width: str | None = None
     shared_bias: bool = False
 
 
@@ -66,12 +67,14 @@ class Family:
 
     Attributes:
         kind: "encoder", "decoder" or "encoder_decoder".
+        width: the configuration's attribute with the width of the tensors between blocks.
         stacks: its stacks of blocks.
         roles: a module's name within its block -> the role that it plays.
         heads: where its attention heads are.
     """
 
     kind: str
+    width: str
     stacks: tuple[Stack, ...]
     roles: dict[str, str]
     heads: Heads
@@ -151,7 +154,8 @@ def block_sizes(config: Any, family: Family) -> tuple[dict[str, int], dict[str, 
 def input_widths(config: Any, family: Family) -> dict[str, tuple[int, ...]]:
     """The inputs of the projections of each role, as the configuration tells them."""
     hidden = int(config.hidden_size)
-    heads = int(getattr(config, "d_kv", 0)) * int(config.num_attention_heads) or hidden
+    own = family.heads.own_width
+    heads = int(getattr(config, own)) * int(config.num_attention_heads) if own else hidden
     neurons = tuple(width_of(config, stack) for stack in family.stacks)
     special = {"ffn_out": neurons, "attention_output": (heads,), "cross.attention_output": (heads,)}
     return {role: special.get(role, (hidden,)) for role in family.roles.values()}

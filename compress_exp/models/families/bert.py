@@ -4,6 +4,7 @@ from compress_exp.models.families.base import Family, Heads, Stack
 
 FAMILY = Family(
     kind="encoder",
+    width="hidden_size",
     stacks=(
         Stack(
             name="encoder",

@@ -4,6 +4,7 @@ from compress_exp.models.families.base import Family, Heads, Stack
 
 FAMILY = Family(
     kind="encoder",
+    width="dim",
     stacks=(
         Stack(name="encoder", blocks=r"transformer\.layer", count="n_layers", heads="n_heads", neurons="hidden_dim"),
     ),

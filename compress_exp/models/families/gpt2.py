@@ -4,6 +4,7 @@ from compress_exp.models.families.base import Family, Heads, Stack
 
 FAMILY = Family(
     kind="decoder",
+    width="n_embd",
     stacks=(Stack(name="decoder", blocks=r"h", count="n_layer", heads="n_head", neurons="n_inner"),),
     roles={
         "attn.c_attn": "query_key_value",

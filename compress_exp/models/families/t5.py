@@ -15,6 +15,7 @@ def _feed_forward(index: int) -> dict[str, str]:
 
 FAMILY = Family(
     kind="encoder_decoder",
+    width="d_model",
     stacks=(
         Stack(name="encoder", blocks=r"encoder\.block", count="num_layers", heads="num_heads", neurons="d_ff"),
         Stack(
@@ -33,7 +34,7 @@ FAMILY = Family(
         modules={"": "layer.0.SelfAttention", "cross.": "layer.1.EncDecAttention"},
         count="n_heads",
         inner="inner_dim",
-        own_width=True,
+        own_width="d_kv",
         shared_bias=True,
     ),
 )
