@@ -4,6 +4,7 @@
 
 Calibrates on 128 rows of 128 tokens, each model in a process of its own. Prints seconds and, in 10⁶ bytes, the weights
 and masks of the model (they grow with the layers) and the most that was in memory beyond them (it does not).
+`--smallest` is one layer of width 32.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from compress_exp.methods.prune.wanda import WandaPruning
 from compress_exp.models.families.base import family_of
 
 BATCHES, ROWS, LENGTH = 4, 32, 128
+SMALLEST = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 1000}
 METHODS: dict[str, type[CalibratedPruning]] = {"wanda": WandaPruning, "sparsegpt": SparseGPTPruning}
 
 
@@ -35,16 +37,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, nargs="+", default=[3, 6, 12])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--smallest", action="store_true")
     parser.add_argument("--one", nargs=2, metavar=("METHOD", "LAYERS"), help="one measurement, as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.one:
-        print(json.dumps(measured(arguments.one[0], int(arguments.one[1]))))
+        print(json.dumps(measured(arguments.one[0], int(arguments.one[1]), SMALLEST if arguments.smallest else {})))
         return
     print(f"{'method':<10} {'layers':>6} {'seconds':>8} {'cpu s':>7} {'weights':>8} {'masks':>6} {'beyond':>7}   load")
     for method in METHODS:
-        for layers in arguments.layers:
+        for layers in [1] if arguments.smallest else arguments.layers:
             command = [sys.executable, __file__, "--threads", str(arguments.threads), "--one", method, str(layers)]
+            command += ["--smallest"] if arguments.smallest else []
             environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "262144"}  # what is freed leaves the process
             answer = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
             row = json.loads(answer.splitlines()[-1])
@@ -55,11 +59,11 @@ def main() -> None:
             )
 
 
-def measured(name: str, layers: int) -> dict[str, float]:
-    """Prune one model here."""
-    model = BertForSequenceClassification(BertConfig(num_hidden_layers=layers)).eval()
+def measured(name: str, layers: int, sizes: dict[str, int]) -> dict[str, float]:
+    """Prune one model here, of BERT's sizes or those given."""
+    model = BertForSequenceClassification(BertConfig(num_hidden_layers=layers, **sizes)).eval()
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(5, 30000, (BATCHES, ROWS, LENGTH), generator=generator)
+    ids = torch.randint(5, model.config.vocab_size, (BATCHES, ROWS, LENGTH), generator=generator)
     batches = [{"input_ids": rows, "attention_mask": torch.ones_like(rows)} for rows in ids]
     context = Context(
         family=family_of("bert"),

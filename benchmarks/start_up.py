@@ -42,11 +42,12 @@ def main() -> None:
     arguments = parser.parse_args()
     checkouts = [ROOT] if arguments.beside is None else [arguments.beside.resolve(), ROOT]
     rounds = 1 if arguments.smallest else arguments.rounds
+    turns = range(rounds if arguments.smallest else rounds + 1)  # the first fills the caches
     print(f"{'':20} {'seconds':>8}  {'CPU seconds: least':>20} {'median':>8}")
     for name in CASES:
         if arguments.smallest and name in RUNS:
             continue
-        taken = [[once(name, checkout) for checkout in checkouts] for _ in range(rounds + 1)][1:]
+        taken = [[once(name, checkout) for checkout in checkouts] for _ in turns][-rounds:]
         for index, checkout in enumerate(checkouts):
             wall, cpu = zip(*(turn[index] for turn in taken), strict=True)
             figures = f"{statistics.median(wall):8.2f}  {min(cpu):20.2f} {statistics.median(cpu):8.2f}"
