@@ -221,7 +221,8 @@ def flags_of(own: Subject, dense: Subject, chosen: str, rows: list[dict[str, Any
             flags.append(f"integers: {running} of {stored} int8 layers run in integers in {chosen}")
         if headline["speedup_interval"][0] <= 1.0:
             reason = "" if hardware.device == "cuda" or multiplies_integers() else "; this CPU has no VNNI or AMX"
-            flags.append(f"slow: int8 brings no speed-up in {chosen} here ({headline['speedup']:.2f}×){reason}")
+            low, high = headline["speedup_interval"]
+            flags.append(f"slow: int8 brings no certain speed-up in {chosen} here ({low:.2f}–{high:.2f}×){reason}")
     if own.precision == "bf16" and hardware.device == "cpu" and not bf16.kernels_available():
         flags.append("slow: this CPU has no instructions for bfloat16")
     for subject in (own, dense):
