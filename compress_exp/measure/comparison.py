@@ -54,7 +54,7 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
     store, checks, keys = Store(Path(job["evaluations"]), job["lease_seconds"]), Path(job["checks"]), job["keys"]
     own = load(own_path, Path(job["made_from"]), hardware, task, beside(Path(job["deploy"])))
     dense = load(dense_path, dense_path, hardware, task, in_store(store, hardware, keys["baseline"], dense_path))
-    flags = deploy(own, dense, kind, checks)
+    flags, asked = deploy(own, dense, kind, checks), hardware.runtime[kind]
 
     timings = time_shapes(own, dense, kind)
     both = [name for name in own.deployed if name in dense.deployed]
@@ -93,6 +93,8 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
     for other in Path(job["deploy"]).glob("*"):
         if other.name != chosen.name:
             shutil.rmtree(other)
+    if asked not in (AUTO, chosen.name):
+        flags.append(f"runtime: {asked} was asked for, {chosen.name} is measured")
     worth = quality(task, *evaluations)
     return {
         "quality": worth,
@@ -109,7 +111,7 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
         "runtime": {
             **hardware.evaluation_identity(chosen),
             "name": chosen.name,
-            "asked": hardware.runtime[kind],
+            "asked": asked,
             "baseline_name": choice.baseline,
             "threads": hardware.threads,
             "precision": own.deployed[chosen.name].precision(),
@@ -220,9 +222,9 @@ def flags_of(own: Subject, dense: Subject, chosen: str, rows: list[dict[str, Any
         if running < (stored := len(own.int8_layers)):
             flags.append(f"integers: {running} of {stored} int8 layers run in integers in {chosen}")
         if headline["speedup_interval"][0] <= 1.0:
-            reason = "" if hardware.device == "cuda" or multiplies_integers() else "; this CPU has no VNNI or AMX"
+            reason = "" if hardware.device == "cuda" or multiplies_integers() else ", a CPU without VNNI or AMX"
             low, high = headline["speedup_interval"]
-            flags.append(f"slow: int8 brings no certain speed-up in {chosen} here ({low:.2f}–{high:.2f}×){reason}")
+            flags.append(f"slow: int8 brings no certain speed-up in {chosen} here{reason} ({low:.2f}–{high:.2f}×)")
     if own.precision == "bf16" and hardware.device == "cpu" and not bf16.kernels_available():
         flags.append("slow: this CPU has no instructions for bfloat16")
     for subject in (own, dense):

@@ -12,7 +12,7 @@ from typing import Any
 
 from compress_exp.measure.cpu import cpu_flags, cpu_name
 
-LIBRARIES = ("torch", "transformers", "lightning", "datasets", "openvino", "hydra-core")
+LIBRARIES = ("torch", "transformers", "lightning", "datasets", "openvino", "onnxruntime", "hydra-core")
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16")
 
 

@@ -227,8 +227,8 @@ def test_int8_that_does_not_pay_is_a_result_with_its_reason(
     layer = Int8Linear.from_float(weight, None, torch.full((16,), 1 / 63), *grid)
     own, dense = deployed(layer, tmp_path), deployed(nn.Linear(16, 16), tmp_path)
     flags = [flag for flag in flags_of(own, dense, "eager", timings(interval)) if flag.startswith("slow")]
-    reason = "" if instructions else "; this CPU has no VNNI or AMX"
-    told = f"slow: int8 brings no certain speed-up in eager here ({interval[0]:.2f}–{interval[1]:.2f}×){reason}"
+    reason = "" if instructions else ", a CPU without VNNI or AMX"
+    told = f"slow: int8 brings no certain speed-up in eager here{reason} ({interval[0]:.2f}–{interval[1]:.2f}×)"
     assert flags == ([told] if slow else [])
 
 
@@ -262,6 +262,7 @@ def test_a_runtime_that_saturates_is_left_out_with_the_number(tmp_path: Path, mo
     record = run(tmp_path, "bert", 1, lambda model: int8(model, 127))
     assert record["runtime"]["name"] != "openvino" and "openvino" not in record["latency"]["by_runtime"]
     (flag,) = (flag for flag in record["flags"] if "left out" in flag)
+    assert f"runtime: openvino was asked for, {record['runtime']['name']} is measured" in record["flags"]
     assert re.fullmatch(
         r"openvino: left out, its int8 kernels are wrong by \d+\.\d% on this CPU \(weight codes up to 127\)", flag
     )

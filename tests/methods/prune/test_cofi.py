@@ -50,7 +50,7 @@ def test_fake_quantizers_outlive_the_cut_and_round_the_same_weights(name, contex
     family = family_of(family_name(name))
     model = method.prepare(build(name), context(family_name(name)))
     for target in targets(model, family, Select()):
-        attach(target, FakeQuantWeight(output_axis(target.modules[0])))
+        attach(target, FakeQuantWeight(output_axis(target.modules[0]), 127))
     learned(method, model)
     with torch.no_grad():
         method.finish(model)
