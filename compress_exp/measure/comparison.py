@@ -114,27 +114,11 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
             "asked": asked,
             "baseline_name": choice.baseline,
             "threads": hardware.threads,
-            "precision": own.deployed[chosen.name].precision(),
-            "baseline_precision": dense.deployed[chosen.name].precision(),
-            "executed": own.deployed[chosen.name].executed(),
-            "baseline_executed": dense.deployed[chosen.name].executed(),
+            **own.ran(chosen, ""),
+            **dense.ran(chosen, "baseline_"),
         },
         "flags": flags + undefined(worth) + flags_of(own, dense, chosen.name, rows),
-        "memory_jobs": {
-            name: {
-                "directory": str(subject.files[chosen.name]),
-                "runtime": chosen.name,
-                "device": hardware.device,
-                "precision": subject.precision,
-                "threads": hardware.threads,
-                "vocabulary": subject.eager.config.vocab_size,
-                "special": subject.special,
-                "batch": rows[0]["batch_size"],
-                "length": rows[0]["length"],
-                "new_tokens": rows[0].get("new_tokens"),
-            }
-            for name, subject in (("artifact", own), ("baseline", dense))
-        },
+        "memory_jobs": {"artifact": own.memory_job(chosen, rows[0]), "baseline": dense.memory_job(chosen, rows[0])},
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -122,6 +122,26 @@ class Subject:
     def with_threads(self, runtime: Runtime, threads: int) -> Deployed:
         """The model in a runtime on so many threads; for evaluation, whose numbers do not depend on them."""
         return self.eager if runtime.name == "eager" else self._open(runtime, self.files[runtime.name], threads)
+
+    def ran(self, runtime: Runtime, prefix: str) -> dict[str, Any]:
+        """What a runtime says of it, for the record: its floating precision, and what its products run in."""
+        deployed = self.deployed[runtime.name]
+        return {f"{prefix}precision": deployed.precision(), f"{prefix}executed": deployed.executed()}
+
+    def memory_job(self, runtime: Runtime, headline: Mapping[str, Any]) -> dict[str, Any]:
+        """What a process is told that runs the headline's shape of it, and nothing else: see `measure.memory`."""
+        return {
+            "directory": str(self.files[runtime.name]),
+            "runtime": runtime.name,
+            "device": self.hardware.device,
+            "precision": self.precision,
+            "threads": self.hardware.threads,
+            "vocabulary": self.eager.config.vocab_size,
+            "special": self.special,
+            "batch": headline["batch_size"],
+            "length": headline["length"],
+            "new_tokens": headline.get("new_tokens"),
+        }
 
     def _open(self, runtime: Runtime, files: Path, threads: int) -> Deployed:
         return runtime.open(files, self.eager.config, self.precision, threads, self.hardware.device)
