@@ -22,7 +22,7 @@ SMALL = [
     *("train.threads=1", "train.max_steps=500", "train.checkpoint_steps=10", "tracking=disabled"),
     *("model.vocabulary=320", "model.architecture.hidden_size=32", "model.architecture.num_hidden_layers=2"),
     *("task.max_length=32", "hardware.lengths=[16]", "hardware.batch_sizes=[1]", "hardware.rounds=5"),
-    *("hardware.seconds=0"),
+    "hardware.seconds=0",
 ]
 ONE, TWO = "prune,distill,quant/bf16,quant/static", "[prune,quant/bf16],[distill,quant/bf16]"
 FILES = ("model.safetensors", "config.json", "recipe.json", "history.csv")
