@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     Outputs = Callable[[dict[str, Tensor]], Tensor]
 
 ROWS, BATCH, DRAWN = 64, 8, 128
-# float32 differs by 4e-7 in both runtimes (MiniLM).
-FLOAT = 1e-4
+# Seen: float32 4e-7 in both runtimes (MiniLM); bfloat16, whose rounding unit is 2⁻⁸ = 0.004, 0.003–0.004 in OpenVINO
+# (MiniLM and small encoders), one to two times as far as its weights are from float32.
+ROUNDING = {"f32": 1e-4, "bf16": 0.02}
 # Exact runtimes differ by up to 0.34 of the distance (MiniLM calibrated: OpenVINO 0.15–0.34, ONNX Runtime 0.03–0.26,
 # PyTorch's kernels 0.00–0.26; small GPT-2 0.05, T5 0.10, BART 0.18), OpenVINO where it saturates by 0.74–0.78.
 SHARE = 0.5
@@ -62,6 +63,7 @@ def check(
     own: Outputs,
     batches: list[dict[str, Tensor]],
     distance: float | None,
+    precision: str = "f32",
 ) -> Fidelity:
     """Compare a deployed graph with its artifact.
 
@@ -70,9 +72,10 @@ def check(
         deployed: logits of a batch there.
         own: logits of a batch by the artifact's reference arithmetic.
         batches: calibration rows, collated.
-        distance: of the artifact from its parent, where its products or values are rounded; None for float32.
+        distance: of the artifact from its parent, where it multiplies integers; None where it does not.
+        precision: of its floating values, f32 or bf16.
     """
-    allowed = FLOAT if distance is None else max(FLOAT, SHARE * distance)
+    allowed = max(ROUNDING[precision], SHARE * (distance or 0.0))
     return Fidelity(runtime, difference(deployed, own, batches, batches), allowed)
 
 

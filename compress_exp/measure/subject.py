@@ -63,8 +63,8 @@ class Subject:
 
     @cached_property
     def distance(self) -> float | None:
-        """From its parent's outputs, where its values are rounded; None for float32."""
-        if not self.int8_layers and self.precision == "f32":
+        """From its parent's outputs, where it multiplies integers; None where it does not."""
+        if not self.int8_layers:
             return None
         own = fidelity.reference(self.eager.model, f"artifact {self.path.name}")
         return fidelity.distance_from_parent(own, self.batches, *fidelity.of_artifact(self.parent, self.task))
@@ -113,7 +113,7 @@ class Subject:
             opened = self._open(runtime, files, self.hardware.threads)
         if runtime.name != "eager" or self.int8_layers:
             own = fidelity.reference(self.eager.model, f"artifact {self.path.name}")
-            found = fidelity.check(runtime.name, opened.logits, own, self.batches, self.distance)
+            found = fidelity.check(runtime.name, opened.logits, own, self.batches, self.distance, self.precision)
             if not found.faithful:
                 return str(found)
         self.deployed[runtime.name], self.files[runtime.name] = opened, files

@@ -8,7 +8,7 @@ import torch
 from compress_exp.config import UserError
 from compress_exp.layers.int8 import Int8Linear
 from compress_exp.measure import fidelity
-from compress_exp.measure.fidelity import FLOAT, SHARE, check, difference, distance_from_parent, reference
+from compress_exp.measure.fidelity import ROUNDING, SHARE, check, difference, distance_from_parent, reference
 
 
 def batches(rows=3, length=5, parts=2):
@@ -57,8 +57,9 @@ def test_nothing_that_is_not_finite_passes(value):
 
 def test_floats_are_held_to_rounding_and_integers_to_a_share_of_what_quantization_changed():
     own = constant(1.0, 0.0)
-    assert check("a", constant(1.0, 0.9 * FLOAT), own, batches(), None).faithful
-    assert not check("a", constant(1.0, 1.1 * FLOAT), own, batches(), None).faithful
+    for precision, rounding in ROUNDING.items():
+        assert check("a", constant(1.0, 0.9 * rounding), own, batches(), None, precision).faithful
+        assert not check("a", constant(1.0, 1.1 * rounding), own, batches(), None, precision).faithful
     assert check("a", constant(1.0, 0.9 * SHARE * 0.2), own, batches(), 0.2).faithful
     found = check("a", constant(1.0, 1.1 * SHARE * 0.2), own, batches(), 0.2)
     assert not found.faithful

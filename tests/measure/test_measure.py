@@ -256,6 +256,12 @@ def test_auto_times_every_runtime_keeps_its_choice_and_measures_there(tmp_path: 
     assert (again["runtime"]["name"], again["runtime"]["baseline_name"]) == (other, "eager")
 
 
+def test_bfloat16_stays_in_the_runtime_that_computes_in_it(tmp_path: Path) -> None:
+    record = run(tmp_path, "bert", 2, lambda model: model.to(torch.bfloat16))
+    assert record["runtime"]["name"] == "openvino" and record["runtime"]["precision"] == "bf16"
+    assert not [flag for flag in record["flags"] if "left out" in flag]
+
+
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="this CPU is not x86")
 def test_a_runtime_that_saturates_is_left_out_with_the_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
