@@ -34,26 +34,31 @@ class Mask(Gate):
     """M ⊙ W: zeros that stay zeros whatever the optimiser does behind them.
 
     Attributes:
-        mask: what is kept, bool, in the weight's shape.
+        factor: 1 for what is kept, else 0, in the weight's shape and type: converting a bool mask in every step would
+            take a third of what masks cost.
         score: what decides the order of pruning (the smallest go first), in the weight's shape; None where that is
             looked up in the weight at the time.
         ranked_at: the progress for which it was cut last; −1 before.
     """
 
-    mask: Tensor
+    factor: Tensor
     score: Tensor | None
     ranked_at: Tensor
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool))
+        self.register_buffer("factor", torch.ones_like(weight))
         self.register_buffer("score", None)
         self.register_buffer("ranked_at", torch.tensor(-1.0, dtype=torch.float64))
 
     def forward(self, weight: Tensor) -> Tensor:
         """Zero what is masked."""
-        # Converted here once; left as bool, the backward pass would convert it again, a third of what masks cost.
-        return weight * self.mask.to(weight.dtype)
+        return weight * self.factor
+
+    @property
+    def mask(self) -> Tensor:
+        """What is kept: bool, in the weight's shape."""
+        return self.factor != 0
 
     def kept(self, weight: Tensor) -> Tensor:
         """The mask."""
@@ -137,7 +142,7 @@ def lock(model: nn.Module) -> None:
         weight = original(module)
         if id(weight) not in masks:
             masks[id(weight)] = Mask(weight)
-            masks[id(weight)].mask.copy_(weight != 0)
+            masks[id(weight)].factor.copy_(weight != 0)
         parametrize.register_parametrization(module, "weight", masks[id(weight)])
 
 

@@ -183,7 +183,7 @@ def set_masks(holders: Sequence[tuple[nn.Module, Mask]], masks: Sequence[Tensor]
     """
     refuse_empty(masks, name)
     for (_, gate), mask in zip(holders, masks, strict=True):
-        gate.mask.copy_(mask)
+        gate.factor.copy_(mask)
 
 
 def refuse_empty(masks: Sequence[Tensor], name: str) -> None:

@@ -97,7 +97,7 @@ class CalibratedPruning(ToAmount, Method, ABC):
                 f"{self.name} at sparsity {sparsity:.3g} prunes {target.names[0]} to nothing; prune less, or leave it "
                 "out by select"
             )
-        mask.mask.copy_(rows(module, new))
+        mask.factor.copy_(rows(module, new))
         trained.copy_(rows(module, weight))
 
     @abstractmethod

@@ -72,7 +72,7 @@ class HardConcrete(Mask):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Multiply by z, drawn while training, and by what trimming left."""
-        return weight * (self.z() if self.training else self.fixed()) * self.mask
+        return weight * (self.z() if self.training else self.fixed()) * self.factor
 
     def z(self) -> Tensor:
         """The gates of the present draw."""

@@ -77,7 +77,7 @@ class LotteryTicket(Pruning):
         generator = torch.Generator().manual_seed(seed)
         if self.control == "random_mask":
             for _, mask in owned(model, self.name, Mask):
-                mask.mask.copy_(permuted(mask.mask, generator))
+                mask.factor.copy_(permuted(mask.factor, generator))
         elif self.control == "shuffled":
             for weight in trained(model).values():
                 weight.copy_(permuted(weight, generator))

@@ -53,7 +53,7 @@ class MovementGate(Mask):
 
     def forward(self, weight: Tensor) -> Tensor:
         """W ⊙ M; the difference is zero in value, and its gradient is that of the scores."""
-        return weight * (self.mask + self.spread(self.scores - self.scores.detach()))
+        return weight * (self.factor + self.spread(self.scores - self.scores.detach()))
 
     def spread(
         self,
@@ -63,7 +63,7 @@ class MovementGate(Mask):
         rows, columns = self.block
         if self.block == (1, 1):
             return grid
-        height, width = self.mask.shape
+        height, width = self.factor.shape
         return grid.repeat_interleave(rows, 0)[:height].repeat_interleave(columns, 1)[:, :width]
 
     def counts(

@@ -82,4 +82,4 @@ class SoftMovementPruning(PenaltyPruning):
         for _, gate in owned(model, self.name, MovementGate):
             above = gate.scores.sigmoid() > threshold
             least = math.ceil(FLOOR * above.numel())
-            gate.mask.copy_(above if int(above.sum()) >= least else ~smallest(gate.scores, above.numel() - least))
+            gate.factor.copy_(above if int(above.sum()) >= least else ~smallest(gate.scores, above.numel() - least))

@@ -39,7 +39,7 @@ def test_the_gradient_of_the_scores_is_that_of_the_masked_weight_times_the_weigh
     torch.manual_seed(0)
     weight = torch.randn(6, 8, requires_grad=True)
     gate = MovementGate(weight)
-    gate.mask.copy_(torch.rand(6, 8) > 0.4)
+    gate.factor.copy_(torch.rand(6, 8) > 0.4)
     masked = gate(weight)
     assert torch.equal(masked, weight * gate.mask)
     direction = torch.randn(6, 8)
