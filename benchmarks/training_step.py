@@ -1,6 +1,6 @@
 """What CompressionModule costs over a bare PyTorch loop, and masks over none: the same model and batches, in turns.
 
-    python benchmarks/training_step.py [--model DIRECTORY] [--rounds 7] [--threads 1]
+    python benchmarks/training_step.py [--model DIRECTORY] [--length 32] [--rounds 7] [--threads 1]
 
 Prints milliseconds per step of each, wall and CPU time, and the median of the ratios of both, round by round: on a
 machine that does other work, the one of CPU times is the steadier. Masks are held (a cut, at most a hundred times in a
@@ -35,7 +35,7 @@ from compress_exp.training.module import CompressionModule
 from compress_exp.training.rate import rate_factor
 from compress_exp.training.trainer import fit
 
-STEPS, ROWS, LENGTH = 8, 16, 32
+STEPS, ROWS = 8, 16
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 SMALLEST = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 1000}
 
@@ -59,6 +59,7 @@ class Moment:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--length", type=int, default=32, help="tokens a row; what masks cost does not grow with it")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--smallest", action="store_true")
@@ -68,8 +69,8 @@ def main() -> None:
     budget = TrainConfig(epochs=1, learning_rate=5e-5, batch_size=ROWS, max_steps=STEPS, threads=arguments.threads)
     generator = torch.Generator().manual_seed(0)
     batch = {
-        "input_ids": torch.randint(5, 1000, (ROWS, LENGTH), generator=generator),
-        "attention_mask": torch.ones(ROWS, LENGTH, dtype=torch.long),
+        "input_ids": torch.randint(5, 1000, (ROWS, arguments.length), generator=generator),
+        "attention_mask": torch.ones(ROWS, arguments.length, dtype=torch.long),
         "labels": torch.randint(0, 2, (ROWS,), generator=generator),
     }
     method = MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.5)
@@ -144,7 +145,7 @@ def module_loop(
 ) -> Moment:
     """A step of CompressionModule under Lightning, from the end of the first step to that of the last."""
     columns = {"text": "text", "text_pair": None, "label": "label"}
-    task = Classification(name="benchmark", columns=columns, max_length=LENGTH, epochs=1, batch_size=ROWS)
+    task = Classification(name="benchmark", columns=columns, max_length=batch["input_ids"].shape[1], epochs=1, batch_size=ROWS)
     rows = [{"input_ids": row.tolist()} for row in batch["input_ids"]] * STEPS
     batches = Batches(rows, lambda _: dict(batch), ROWS, 0, True, STEPS)
     module = Timed(model, task, TaskLoss(), () if method is None else (method,), budget, STEPS, 0)
