@@ -21,7 +21,7 @@ from submitit.core.utils import DelayedSubmission, FailedJobError, JobPaths, pic
 from compress_exp.config import UserError
 from hydra_plugins.compress_exp._ledger import Ledger, request
 from hydra_plugins.compress_exp._remote import Remote, failed
-from hydra_plugins.compress_exp._squeue import ENDED, GONE, Queue
+from hydra_plugins.compress_exp._squeue import ENDED, ENDING, GONE, Queue
 
 if TYPE_CHECKING:
     from hydra_plugins.compress_exp.slurm import SlurmLauncher
@@ -173,11 +173,21 @@ def _adopt(settings: SlurmLauncher, stays: Sequence[Stay], queue: Queue) -> dict
     folder, known = settings.submitit_folder, _ledger(settings).latest()
     asked = {index: known.get(request(stay.sweep, stay.overrides)) for index, stay in enumerate(stays) if known}
     open_jobs = {index: job for index, job in asked.items() if job and not _finished(JobPaths(folder, job, 0))}
-    states = (queue.states(open_jobs.values()) or {}) if open_jobs else {}
-    adopted = {index: job for index, job in open_jobs.items() if states.get(job, GONE) not in ENDED}
+    states = _settled(queue, open_jobs.values()) if open_jobs else {}
+    adopted = {index: job for index, job in open_jobs.items() if states.get(job, GONE) not in ENDED | {ENDING}}
     if adopted:
         log.info("waiting for %d SLURM jobs that were submitted before: %s", len(adopted), " ".join(adopted.values()))
     return {index: SlurmJob(folder, job, [0]) for index, job in adopted.items()}
+
+
+def _settled(queue: Queue, jobs: Iterable[str]) -> dict[str, str]:
+    """States of jobs, those that are just ending given a moment to say as what: cancelled, or requeued to come back."""
+    wanted, until = list(jobs), time.monotonic() + GRACE_SECONDS
+    while True:
+        states = queue.states(wanted) or {}
+        if ENDING not in states.values() or time.monotonic() > until:
+            return states
+        time.sleep(LOOK_SECONDS)
 
 
 def _returns(jobs: Mapping[int, Job[Any]], stays: Sequence[Stay], queue: Queue) -> Iterator[tuple[int, JobReturn]]:

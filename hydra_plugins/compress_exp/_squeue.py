@@ -9,6 +9,7 @@ from collections.abc import Iterable
 log = logging.getLogger("compress_exp")
 
 GONE = "GONE"
+ENDING = "COMPLETING"  # shown while a job's processes are still being ended, whatever ended it
 # What a job does not come back from, unless SLURM requeues it.
 ENDED = {
     *(GONE, "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"),

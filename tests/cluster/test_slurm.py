@@ -153,6 +153,22 @@ def test_an_interrupted_parent_leaves_its_jobs_and_the_same_command_waits_for_th
 
 
 @slurm
+def test_a_job_cancelled_just_before_the_same_command_is_submitted_again(
+    cluster: Cluster, parent: Parent, place: Path
+) -> None:
+    command = ["--", WAIT.format(0)]
+    process = start(parent, place, *command)
+    running(place, 0)
+    process.send_signal(signal.SIGINT)
+    process.wait(20)
+    cluster.command("scancel", job_of(place, 0))
+    process = start(parent, place, *command)
+    wait_for(lambda: len(stays(place, 0)) == 2, (place / "log").read_text, 90)
+    go(place)
+    assert finish(process, place)[0]["number"] == 0
+
+
+@slurm
 def test_a_held_job_and_a_silent_controller_are_told_and_waited_for(
     cluster: Cluster, parent: Parent, place: Path
 ) -> None:
