@@ -19,6 +19,8 @@ from hydra.core.config_store import ConfigStore
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
+from compress_exp.identity import settings
+
 SOURCE_CONF = Path(__file__).resolve().parent.parent / "conf"
 CONF = SOURCE_CONF if (SOURCE_CONF / "config.yaml").is_file() else Path(__file__).resolve().parent / "conf"
 
@@ -206,10 +208,8 @@ class TrainConfig:
 
     def identity(self) -> dict[str, Any]:
         """What decides the trained weights: everything but threads, devices and checkpoint intervals."""
-        host = {"threads", "devices", "checkpoint_steps", "checkpoint_minutes"}
-        content = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in host}
-        content["precision"] = {"f32": "32"}.get(self.precision, self.precision)  # as the first release named it
-        return content | ({"epochs": None} if self.max_steps is not None else {})
+        ignored = "epochs" if self.max_steps is not None else "max_steps"
+        return settings(self, without={ignored, "threads", "devices", "checkpoint_steps", "checkpoint_minutes"})
 
 
 @dataclass

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from compress_exp.tasks.base import Task
     from compress_exp.tracking import Tracking
 
-RECIPE = 1
+RECIPE = 2
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ class Plan:
     def baseline_recipe(self) -> dict[str, Any]:
         """What decides the dense model."""
         recipe = {"recipe": RECIPE, "kind": "baseline", "model": self.model.identity(), "task": self.task.identity()}
-        given = self.model.finetuned
-        return recipe | {"train": None if given else self.train.identity(), "seed": None if given else self.seed}
+        return recipe | ({} if self.model.finetuned else {"train": self.train.identity(), "seed": self.seed})
 
     @cached_property
     def recipes(self) -> list[dict[str, Any]]:
@@ -62,19 +61,23 @@ class Plan:
         return self.recipes[index + 1]
 
     def _stage_recipe(self, stage: Stage, parent: str) -> dict[str, Any]:
-        teacher = (
-            digest(self.baseline_recipe) if self.teacher == "baseline" else Model(name="", path=self.teacher).identity()
-        )
-        return {
+        """What decides a stage's result; what takes no part in it is left out."""
+        recipe: dict[str, Any] = {
             "recipe": RECIPE,
             "kind": "stage",
             "parent": parent,
             "methods": [method.identity() for method in stage.methods],
-            "loss": stage.loss.identity() if stage.trains else None,
-            "teacher": teacher if stage.uses_teacher else None,
             "task": self.task.identity(),
             "seed": self.seed,
         }
+        if stage.trains:
+            loss = stage.loss.identity()
+            recipe["losses"] = {loss["origin"]: loss}
+        if stage.uses_teacher:
+            given = self.teacher != "baseline"
+            of = Model(name="", path=self.teacher).identity()["content"] if given else self.baseline_key
+            recipe["teacher"] = {"of": of}
+        return recipe
 
     @cached_property
     def chain(self) -> list[str]:
@@ -84,7 +87,7 @@ class Plan:
     @property
     def baseline_key(self) -> str:
         """The name of the dense model's artifact."""
-        return self.chain[0]
+        return digest(self.baseline_recipe)
 
     @property
     def artifact_key(self) -> str:

@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from compress_exp.identity import origin
+
 
 class Loss(nn.Module, ABC):
     """A sum of named terms, each a mean over valid positions.
@@ -33,4 +35,4 @@ class Loss(nn.Module, ABC):
     def identity(self) -> dict[str, Any]:
         """What decides its value, for the key of the artifact."""
         public = {name: value for name, value in vars(self).items() if name != "training" and name[0] != "_"}
-        return {"loss": f"{type(self).__module__}.{type(self).__qualname__}", "version": self.version} | public
+        return origin(type(self)) | public

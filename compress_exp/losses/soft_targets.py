@@ -37,6 +37,7 @@ class SoftTargets(Loss):
         weight_soft: weight of the teacher's term.
     """
 
+    origin: ClassVar[str] = "soft_targets"
     uses_teacher: ClassVar[bool] = True
 
     def __init__(self, temperature: float = 2.0, weight_hard: float = 0.5, weight_soft: float = 0.5) -> None:

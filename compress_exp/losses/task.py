@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,6 +22,8 @@ def hard_loss(
 
 class TaskLoss(Loss):
     """Hard labels only."""
+
+    origin: ClassVar[str] = "task"
 
     def forward(self, student: dict[str, Tensor], teacher: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
         """One term, `hard`."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compress_exp.config import FieldError, UserError, check_choice, check_number
+from compress_exp.identity import settings
 from compress_exp.runtimes.base import Runtime, names, runtime, serving
 
 KINDS = ("encoder", "decoder", "encoder_decoder")
@@ -108,7 +109,7 @@ class Hardware:
 
     def identity(self) -> dict[str, Any]:
         """What decides a record: everything."""
-        return asdict(self)
+        return settings(self)
 
     def evaluation_identity(self, runtime: Runtime) -> dict[str, Any]:
         """What decides the predictions of a model in a runtime."""

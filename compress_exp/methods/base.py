@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from compress_exp.config import FieldError, TrainConfig, check_number, nearest
+from compress_exp.identity import later, origin, settings
 from compress_exp.losses.base import Loss
 from compress_exp.methods.select import OUTSIDE_BLOCKS, Select
 from compress_exp.models.families.base import Family
@@ -105,10 +106,10 @@ class Method:
     name: str
     train: TrainConfig
     select: Select = field(default_factory=Select)
-    start: float = 0.0
-    end: float = 1.0
-    rounds: int = 1
-    rewind: float | None = None
+    start: float = later(0.0, before=0.0)
+    end: float = later(1.0, before=1.0)
+    rounds: int = later(1, before=1)
+    rewind: float | None = later(None, before=None)
     loss: Loss | None = None
 
     version: ClassVar[int] = 1
@@ -164,17 +165,7 @@ class Method:
 
     def identity(self) -> dict[str, Any]:
         """What decides its result, for the key of the artifact."""
-        content: dict[str, Any] = {
-            "method": f"{type(self).__module__}.{type(self).__qualname__}",
-            "version": self.version,
-        }
-        for item in fields(self):
-            value = getattr(self, item.name)
-            content[item.name] = value.identity() if hasattr(value, "identity") else value
-        del content["name"]
-        if not self.trains:
-            content |= {"train": None, "loss": None}
-        return content
+        return origin(type(self)) | settings(self, without={"name", "loss", *(() if self.trains else ("train",))})
 
     def check(self, facts: Facts) -> Facts:
         """Refuse, in one sentence, a parent that this method cannot take; tell what comes out.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from compress_exp.methods.base import Method
 
@@ -10,3 +11,5 @@ from compress_exp.methods.base import Method
 @dataclass(frozen=True, kw_only=True)
 class Finetune(Method):
     """Train the parent further, as every method that recovers by training does."""
+
+    origin: ClassVar[str] = "finetune"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from compress_exp.config import FieldError
+from compress_exp.identity import settings
 from compress_exp.models.families.base import Family, roles
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Select:
 
     def identity(self) -> dict[str, object]:
         """What decides the selection, for the key of the artifact."""
-        return {"roles": self.roles, "include": self.include, "exclude": self.exclude}
+        return settings(self)
 
     def takes(self, name: str, role: str) -> bool:
         """Whether the module of that name and role is selected."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from compress_exp.config import FieldError, UserError, check_choice, check_number, nearest
+from compress_exp.identity import origin
 from compress_exp.tasks.data import (
     ROLES,
     EmbeddedSource,
@@ -71,6 +72,7 @@ class Task(ABC):
     seed: int = 0
 
     kind: ClassVar[str]
+    version: ClassVar[int] = 1
     auto_class: ClassVar[str]
     embedded: ClassVar[str]
     text_roles: ClassVar[tuple[str, ...]]
@@ -144,6 +146,7 @@ class Task(ABC):
     def identity(self) -> dict[str, Any]:
         """What decides training rows and features; JSON-able, without locations."""
         return {
+            **origin(type(self)),
             "kind": self.kind,
             "rows": self.source.digest("train"),
             "columns": self._columns(),
@@ -156,6 +159,7 @@ class Task(ABC):
         """What decides the evaluated rows and the predictions on them."""
         from_train = self.evaluated == "holdout" or not self.source.has(self.evaluated)
         return {
+            **origin(type(self)),
             "kind": self.kind,
             "rows": self.source.digest("train" if from_train else self.evaluated),
             "part": self.evaluated if from_train else None,

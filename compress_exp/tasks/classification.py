@@ -40,6 +40,7 @@ class Classification(Task):
     regression: bool = False
     metric_names: list[str] | None = None
 
+    origin: ClassVar[str] = "classification"
     kind: ClassVar[str] = "classification"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     embedded: ClassVar[str] = "reviews"

@@ -39,6 +39,7 @@ class LanguageModelling(Task):
     stride: int
     join: str = "\n\n"
 
+    origin: ClassVar[str] = "language_modelling"
     kind: ClassVar[str] = "language_modelling"
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     embedded: ClassVar[str] = "prose"

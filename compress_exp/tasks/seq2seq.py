@@ -36,6 +36,7 @@ class Seq2Seq(Task):
     num_beams: int = 1
     prefix: str = ""
 
+    origin: ClassVar[str] = "seq2seq"
     kind: ClassVar[str] = "seq2seq"
     auto_class: ClassVar[str] = "AutoModelForSeq2SeqLM"
     embedded: ClassVar[str] = "translation"

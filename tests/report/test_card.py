@@ -91,7 +91,7 @@ def test_before_anything_is_measured_the_card_says_how_it_was_made(tmp_path: Pat
     assert data.data.pipeline_tag == "text-classification"
     assert data.data.eval_results is None
     assert "No numbers yet" in text
-    for expected in ("sparsity=0.5", "temperature=2.0", "learning\\_rate=0.001", "calibration=16", "SoftTargets"):
+    for expected in ("sparsity=0.5", "temperature=2.0", "learning\\_rate=0.001", "calibration=16", "soft\\_targets"):
         assert expected in text
     assert text.count("| 40 | 1.2 |") + text.count("| 40 | 1.3 |") == 3
     assert f"| parent | {chain[1]} |" in text

@@ -58,6 +58,8 @@ class Student(Method):
         decoder_layers: the decoder's, where it is to differ.
     """
 
+    origin: ClassVar[str] = "distill/student"
+
     student: Model | str | None = None
     layers: int | None = None
     encoder_layers: int | None = None

@@ -125,6 +125,8 @@ class CofiPruning(ToAmount, Method):
         multiple: what is left of a layer's neurons is a multiple of it.
     """
 
+    origin: ClassVar[str] = "prune/cofi"
+
     score_learning_rate: float = 0.1
     multiple: int = 8
 

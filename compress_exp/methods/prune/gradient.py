@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
@@ -30,6 +30,8 @@ class GradientPruning(Pruning):
     Attributes:
         calibration: batches of 32 training rows.
     """
+
+    origin: ClassVar[str] = "prune/gradient"
 
     calibration: int = 16
 

@@ -48,6 +48,8 @@ class GroupLassoPruning(PenaltyPruning):
         group: "row", all weights of one output, or "column", all of one input.
     """
 
+    origin: ClassVar[str] = "prune/group_lasso"
+
     strength: float | None = None
     group: str = "row"
 

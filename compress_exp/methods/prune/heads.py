@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from compress_exp.config import check_choice
 from compress_exp.layers.heads import attentions
@@ -32,6 +32,8 @@ class HeadPruning(Removal):
     Attributes:
         scope: "global" compares the heads of all layers, "layer" takes equally many from each.
     """
+
+    origin: ClassVar[str] = "prune/heads"
 
     scope: str = "global"
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +96,8 @@ class L0Pruning(PenaltyPruning):
     Attributes:
         score_learning_rate: of log α, which follows the same warm-up and decay as the weights.
     """
+
+    origin: ClassVar[str] = "prune/l0"
 
     strength: float = 125.0
     score_learning_rate: float = 0.1

@@ -79,6 +79,8 @@ def proximal(method: PenaltyPruning, target: Target, context: Context) -> Proxim
 class L1Pruning(PenaltyPruning):
     """Shrink every weight by ηλ a step."""
 
+    origin: ClassVar[str] = "prune/l1"
+
     strength: float | None = None
 
     unused: ClassVar[tuple[str, ...]] = ("start", "end", "rounds", "rewind")

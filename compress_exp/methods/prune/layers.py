@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import nn
 
@@ -65,6 +65,8 @@ class LayerPruning(Removal):
         parameters: parameters that are left of the whole model; or
         megabytes: size of the stored weights in 10⁶ bytes. Exactly one of the three is set.
     """
+
+    origin: ClassVar[str] = "prune/layers"
 
     keep: str = "every_other"
 

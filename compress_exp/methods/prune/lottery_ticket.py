@@ -38,6 +38,8 @@ class LotteryTicket(Pruning):
         control: null for the ticket, or what it has to beat.
     """
 
+    origin: ClassVar[str] = "prune/lottery_ticket"
+
     rewind: float | None = 0.0
     control: str | None = None
 

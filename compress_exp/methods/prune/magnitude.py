@@ -9,6 +9,7 @@ Cost: no data; see `compress_exp.methods.prune.base`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from compress_exp.methods.prune.base import Pruning
 
@@ -16,3 +17,5 @@ from compress_exp.methods.prune.base import Pruning
 @dataclass(frozen=True, kw_only=True)
 class MagnitudePruning(Pruning):
     """Rank by |w|, as it is at the time of a cut."""
+
+    origin: ClassVar[str] = "prune/magnitude"

@@ -105,6 +105,8 @@ class MovementPruning(Pruning):
         block: outputs and inputs that share a score; [1, 1] scores every weight on its own.
     """
 
+    origin: ClassVar[str] = "prune/movement"
+
     score_learning_rate: float = 0.01
     block: tuple[int, int] = (1, 1)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -64,6 +64,8 @@ class NMPruning(CalibratedPruning):
         criterion: "magnitude", "wanda" or "sparsegpt".
         calibration: batches of 32 training rows; unused by magnitude.
     """
+
+    origin: ClassVar[str] = "prune/n_m"
 
     n: int = 2
     m: int = 4

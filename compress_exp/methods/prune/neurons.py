@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from compress_exp.config import check_choice, check_number
 from compress_exp.layers.neurons import feed_forwards
@@ -37,6 +37,8 @@ class NeuronPruning(Removal):
         scope: "layer" takes equally many from each layer, "global" compares the neurons of all layers.
         multiple: what is left of a layer is a multiple of it.
     """
+
+    origin: ClassVar[str] = "prune/neurons"
 
     score: str = "taylor"
     scope: str = "layer"

@@ -19,6 +19,8 @@ from compress_exp.methods.prune.base import Pruning
 class OnceForAll(Pruning):
     """Rank by |w| in the first training; `start` and `end` are shares of it."""
 
+    origin: ClassVar[str] = "prune/once_for_all"
+
     unused: ClassVar[tuple[str, ...]] = ("rounds", "rewind")
 
     @property

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
@@ -32,6 +32,8 @@ class SnipPruning(Pruning):
     Attributes:
         calibration: batches of 32 training rows.
     """
+
+    origin: ClassVar[str] = "prune/snip"
 
     calibration: int = 4
 

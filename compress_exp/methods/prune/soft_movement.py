@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,8 @@ class SoftMovementPruning(PenaltyPruning):
         threshold: τ at the end, in [0, 1); scores start at σ(0) = 0.5.
         score_learning_rate: of the scores, which follow the same warm-up and decay as the weights.
     """
+
+    origin: ClassVar[str] = "prune/soft_movement"
 
     strength: float = 400.0
     threshold: float = 0.1

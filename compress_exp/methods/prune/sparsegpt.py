@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -139,6 +140,8 @@ def smallest_share(sparsity: float) -> Choice:
 @dataclass(frozen=True, kw_only=True)
 class SparseGPTPruning(CalibratedPruning):
     """Rank by what each weight costs once the others have made up for it, and let them."""
+
+    origin: ClassVar[str] = "prune/sparsegpt"
 
     def gather(self, target: Target, width: int, device: torch.device) -> Hessian:
         """The second moments of the inputs."""

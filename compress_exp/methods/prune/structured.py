@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from compress_exp.config import FieldError, check_choice, check_number
 from compress_exp.layers.heads import attentions
@@ -37,6 +37,8 @@ class StructuredPruning(Removal):
         score: of neurons, "taylor" or "norm".
         multiple: what is left of a layer's neurons is a multiple of it.
     """
+
+    origin: ClassVar[str] = "prune/structured"
 
     heads: float = 1.0
     neurons: float = 1.0

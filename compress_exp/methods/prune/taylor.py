@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
@@ -31,6 +31,8 @@ class TaylorPruning(Pruning):
     Attributes:
         calibration: batches of 32 training rows.
     """
+
+    origin: ClassVar[str] = "prune/taylor"
 
     calibration: int = 16
 

@@ -35,6 +35,8 @@ class VocabularyPruning(Method):
         minimum_count: occurrences below which an entry is dropped.
     """
 
+    origin: ClassVar[str] = "prune/vocabulary"
+
     minimum_count: int = 1
 
     replaces_model: ClassVar[bool] = True

@@ -54,6 +54,8 @@ def wanda_scores(
 class WandaPruning(CalibratedPruning):
     """Rank each output's weights by their size times that of their input."""
 
+    origin: ClassVar[str] = "prune/wanda"
+
     version: ClassVar[int] = 2
 
     def gather(self, target: Target, width: int, device: torch.device) -> SquaredNorms:

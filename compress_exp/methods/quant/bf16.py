@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class BFloat16(Method):
     """Round every parameter to bfloat16; the runtime computes in bfloat16 too."""
+
+    origin: ClassVar[str] = "quant/bf16"
 
     def check(self, facts: Facts) -> Facts:
         """Rounded weights take no further training."""

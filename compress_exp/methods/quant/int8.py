@@ -11,7 +11,7 @@ Cost: one forward pass per calibration batch; training steps a quarter to a half
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,8 @@ class Int8(Method):
             or AMX on x86. Embeddings keep ±127 unless a quantized head shares them.
         end: progress at which the input ranges stop moving.
     """
+
+    origin: ClassVar[str] = "quant/int8"
 
     calibration: int = 16
     average: float = 0.99

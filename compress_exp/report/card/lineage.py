@@ -139,31 +139,41 @@ def read(file: Path) -> dict[str, Any]:
 def _step(key: str, recipe: Mapping[str, Any], build: Mapping[str, Any], names: Names) -> Step:
     own = [method for method in recipe.get("methods") or [] if isinstance(method, Mapping)]
     budgets = [recipe.get(TRAIN)] if recipe.get("kind") == "baseline" else [method.get(TRAIN) for method in own]
-    classes = [str(method.get("method")) for method in own]
-    loss = recipe.get("loss")
+    origins = [_origin(method) for method in own]
+    losses = _losses(recipe)
     return Step(
         key=key,
-        label="dense" if recipe.get("kind") == "baseline" else names.labels.get(key) or "+".join(map(_last, classes)),
-        families=tuple(part[2] for name in classes if len(part := name.split(".")) > 2 and part[1] == "methods"),
+        label="dense" if recipe.get("kind") == "baseline" else names.labels.get(key) or "+".join(origins),
+        families=tuple(name.partition("/")[0] for name in origins),
         loss=_loss(recipe),
         steps=build.get("steps"),
         seconds=build.get("seconds"),
         settings=tuple(_told({name: value for name, value in method.items() if name != TRAIN}) for method in own)
-        + ((f"loss: {_told(loss)}",) if isinstance(loss, Mapping) and _told(loss) else ()),
+        + tuple(f"loss: {told}" for loss in losses if (told := _told(loss))),
         budget="; ".join(_told(budget) for budget in budgets if isinstance(budget, Mapping)),
     )
 
 
 def _loss(recipe: Mapping[str, Any]) -> str:
     if recipe.get("kind") == "baseline":
-        return "TaskLoss" if recipe.get(TRAIN) else ""
-    loss = recipe.get("loss")
-    return _last(str(loss.get("loss"))) if isinstance(loss, Mapping) else ""
+        return "task" if recipe.get(TRAIN) else ""
+    return ", ".join(map(_origin, _losses(recipe)))
+
+
+def _losses(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The losses of a stage; recipes of the first version have one."""
+    found = recipe.get("losses")
+    losses = list(found.values()) if isinstance(found, Mapping) else [recipe.get("loss")]
+    return [loss for loss in losses if isinstance(loss, Mapping)]
+
+
+def _origin(node: Mapping[str, Any]) -> str:
+    """The pinned name of a method or loss; recipes of the first version have the class's full name."""
+    if "origin" in node:
+        return str(node["origin"])
+    module = str(node.get("method") or node.get("loss")).rpartition(".")[0]
+    return "/".join(part for part in module.split(".") if part not in ("compress_exp", "methods", "losses"))
 
 
 def _told(node: Mapping[str, Any]) -> str:
     return ", ".join(pairs({name: value for name, value in node.items() if name not in ("loss", "version")}))
-
-
-def _last(name: str) -> str:
-    return name.rpartition(".")[2]

@@ -9,7 +9,7 @@ from typing import Any
 from compress_exp.report.records import Record
 
 NOT_SETTINGS = ("seed=", "tracking", "outputs=", "hydra", "plan=", "force=", "lease_seconds=", "until=", "objectives")
-HIDDEN = ("method", "version")
+HIDDEN = ("method", "origin", "version")
 
 
 def command(record: Record) -> str:
