@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from compress_exp.config import TrainConfig
+from compress_exp.config.train import TrainConfig
 from compress_exp.measure.cpu import cpu_flags
 from compress_exp.measure.latency import in_turns
 from compress_exp.methods.base import Context

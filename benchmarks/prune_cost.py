@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from compress_exp.config import TrainConfig
+from compress_exp.config.train import TrainConfig
 from compress_exp.methods.base import Context
 from compress_exp.methods.parametrized import Mask
-from compress_exp.methods.prune.calibrated import CalibratedPruning
+from compress_exp.methods.prune.common.calibrated import CalibratedPruning
 from compress_exp.methods.prune.sparsegpt import SparseGPTPruning
 from compress_exp.methods.prune.wanda import WandaPruning
 from compress_exp.models.families.base import family_of

@@ -20,8 +20,8 @@ from pathlib import Path
 import psutil
 from hydra import compose, initialize_config_dir
 
-from compress_exp.cli import identify
-from compress_exp.config import CONF
+from compress_exp.cli.main import identify
+from compress_exp.config.schema import CONF
 
 COMMON = ["train.max_steps=2", "train.threads=1", "tracking=disabled"]
 SMALLEST = [

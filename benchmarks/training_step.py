@@ -23,7 +23,7 @@ import torch
 from torch.optim import AdamW
 from transformers import BertConfig, BertForSequenceClassification
 
-from compress_exp.config import TrainConfig
+from compress_exp.config.train import TrainConfig
 from compress_exp.losses.task import TaskLoss
 from compress_exp.methods.parametrized import take
 from compress_exp.methods.prune.magnitude import MagnitudePruning
@@ -145,7 +145,9 @@ def module_loop(
 ) -> Moment:
     """A step of CompressionModule under Lightning, from the end of the first step to that of the last."""
     columns = {"text": "text", "text_pair": None, "label": "label"}
-    task = Classification(name="benchmark", columns=columns, max_length=batch["input_ids"].shape[1], epochs=1, batch_size=ROWS)
+    task = Classification(
+        name="benchmark", columns=columns, max_length=batch["input_ids"].shape[1], epochs=1, batch_size=ROWS
+    )
     rows = [{"input_ids": row.tolist()} for row in batch["input_ids"]] * STEPS
     batches = Batches(rows, lambda _: dict(batch), ROWS, 0, True, STEPS)
     module = Timed(model, task, TaskLoss(), () if method is None else (method,), budget, STEPS, 0)

@@ -15,6 +15,6 @@ def load(path: Path | str) -> PreTrainedModel:
     Args:
         path: a directory under `outputs/artifacts`, or a copy of one.
     """
-    from compress_exp.export import artifact
+    from compress_exp.formats import artifact
 
     return artifact.load(path)

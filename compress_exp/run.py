@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
 import shutil
 import time
@@ -13,20 +11,21 @@ from typing import Any
 import psutil
 from omegaconf import DictConfig
 
-from compress_exp.command import command
-from compress_exp.config import UserError, plain
-from compress_exp.lease import Lease, LeaseLost, leased
-from compress_exp.manifest import Identity
-from compress_exp.pipeline import produce, sources, stage_rows
-from compress_exp.plan import Plan, disk_bytes, identity, plan
-from compress_exp.progress import STATUS, reported
+from compress_exp.config.build import plain
+from compress_exp.config.checks import UserError
+from compress_exp.experiment.build import produce
+from compress_exp.experiment.plan import Plan, disk_bytes, identity, plan
+from compress_exp.experiment.record import assemble, measure_run
+from compress_exp.outputs.files import replace_directory, write_json
+from compress_exp.outputs.history import curves
+from compress_exp.outputs.lease import Lease, LeaseLost, leased
+from compress_exp.outputs.manifest import Identity
+from compress_exp.outputs.progress import STATUS, reported
+from compress_exp.outputs.records import finished, keep_score, read_record
+from compress_exp.outputs.store import Store
 from compress_exp.report.card import complete
-from compress_exp.report.records import finished, keep_score, read_record
-from compress_exp.secrecy import kept, safe
-from compress_exp.store import Store, digest, finite, replace_directory, write_json
 
 log = logging.getLogger("compress_exp")
-SCHEMA = 1
 
 
 def run(config: DictConfig) -> dict[str, Any] | None:
@@ -39,7 +38,7 @@ def run(config: DictConfig) -> dict[str, Any] | None:
         UserError: the configuration or this machine cannot do it, in one sentence.
     """
     from compress_exp.measure.measure import check_kernels
-    from compress_exp.training.team import check_devices
+    from compress_exp.parallel.team import check_devices
 
     planned = plan(config)
     outputs = Path(config.outputs)
@@ -124,92 +123,6 @@ def _track(planned: Plan, config: DictConfig, record: dict[str, Any], paths: lis
     """Show the run elsewhere; without curves where an artifact of its chain is gone."""
     rows = curves(paths) if len(paths) == len(planned.chain) else []
     planned.tracking.log(record, rows, plain(config), Path(config.outputs) / "runs" / planned.run_name)
-
-
-def measure_run(
-    planned: Plan, config: DictConfig, paths: list[Path], deploy: Path, newer_than: float
-) -> dict[str, Any]:
-    """Measure the last artifact beside the baseline, in fresh processes; evaluations older than a time are redone."""
-    from compress_exp.measure.measure import measure
-
-    return measure(
-        artifact=paths[-1],
-        baseline=paths[0],
-        task_config=plain(config.task),
-        hardware_config=plain(config.hardware),
-        keys={"artifact": planned.artifact_key, "baseline": planned.baseline_key},
-        outputs=Path(config.outputs),
-        deploy=deploy,
-        parent=paths[-2],
-        lease_seconds=config.lease_seconds,
-        stages={path.name: path for path in paths[1:-1]} if config.measure.stages == "all" else {},
-        newer_than=newer_than,
-    )
-
-
-def assemble(
-    planned: Plan, config: DictConfig, paths: list[Path], measured: dict[str, Any], cost: dict[str, float]
-) -> dict[str, Any]:
-    """The record: everything measured, beside what was run, with what, from what."""
-    from compress_exp.measure.origin import origin
-    from compress_exp.report.score import weighted_score
-
-    rows = stage_rows(planned, paths, measured["stages"] | {planned.artifact_key: measured["quality"]["metrics"]})
-    baseline = json.loads((paths[0] / "build.json").read_text())
-    record: dict[str, Any] = {
-        "schema": SCHEMA,
-        "run": {
-            "id": planned.run_id,
-            "name": planned.run_name,
-            "model": planned.model.name,
-            "task": planned.task.name,
-            "method": [stage.label for stage in planned.stages],
-            "loss": [type(stage.loss).__name__ for stage in planned.stages],
-            "hardware": planned.hardware.name,
-            "runtime": measured["runtime"],
-            "seed": planned.seed,
-            "command": command(),
-            "overrides": overrides(),
-        },
-        **{block: measured[block] for block in ("quality", "size", "latency", "memory", "energy", "flags")},
-        "stages": rows,
-        "cost": cost
-        | {"baseline_seconds": baseline["seconds"], "compressing_seconds": sum(r["seconds"] for r in rows)},
-        "origin": origin()
-        | {
-            "artifact": planned.artifact_key,
-            "baseline": planned.baseline_key,
-            "parent": rows[-2]["artifact"] if len(rows) > 1 else planned.baseline_key,
-            "data": {
-                "train": digest(planned.task.identity()),
-                "evaluation": digest(planned.task.evaluation_identity()),
-            },
-            "methods": [method.identity() for stage in planned.stages for method in stage.methods],
-            "sources": sources(planned),
-        },
-    }
-    record["score"] = weighted_score(record, plain(config.score))
-    return safe(finite(record))
-
-
-def curves(paths: list[Path]) -> list[dict[str, float | str]]:
-    """The curves of the whole chain, on one step axis, whoever trained it."""
-    rows: list[dict[str, float | str]] = []
-    offset = 0.0
-    for index, path in enumerate(paths):
-        with (path / "history.csv").open(newline="") as stream:
-            own = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(stream)]
-        for row in own:
-            rows.append({**row, "step": row["step"] + offset, "stage": float(index)})
-        offset += json.loads((path / "build.json").read_text())["steps"]
-    return rows
-
-
-def overrides() -> list[str]:
-    """What this run sets differently from the configuration files."""
-    from hydra.core.hydra_config import HydraConfig
-
-    return kept(map(str, HydraConfig.get().overrides.task)) if HydraConfig.initialized() else []
 
 
 def show_plan(planned: Plan, store: Store, directory: Path) -> None:

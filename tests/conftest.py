@@ -16,14 +16,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from compress_exp.config import TrainConfig
+from compress_exp.config.train import TrainConfig
+from compress_exp.experiment.build import build_baseline
+from compress_exp.experiment.plan import Plan
 from compress_exp.methods.base import Context, Facts
 from compress_exp.models.families.base import family_of, layer_counts
-from compress_exp.pipeline import build_baseline
-from compress_exp.plan import Plan
-from compress_exp.store import Store
+from compress_exp.outputs.store import Store
 from tests.experiments import write_data
-from tests.wandb_server import WANDB_KEY, Wandb, serve
+from tests.tracking.wandb_server import WANDB_KEY, Wandb, serve
 
 ENCODER = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
 SEQ2SEQ = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}

@@ -9,8 +9,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from compress_exp.config import CONF
-from compress_exp.plan import Plan, plan
+from compress_exp.config.schema import CONF
+from compress_exp.experiment.plan import Plan, plan
 
 SMALL = {
     "bert": ("tiny_bert", "classification", {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}),

@@ -47,7 +47,7 @@ for name, entry in entries.items():
 assert not [name for name in sys.modules if name.partition(".")[0] == "compress_exp"]
 
 import compress_exp.hf  # noqa: E402, F401
-from compress_exp.training.forward import forward_logits  # noqa: E402
+from compress_exp.models.forward import forward_logits  # noqa: E402
 
 for name, entry in entries.items():
     if not entry["plain"]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
 from compress_exp.layers.slices import Slice
-from compress_exp.training.forward import forward_logits
+from compress_exp.models.forward import forward_logits
 from tests.conftest import ARCHITECTURES, VOCABULARY, build_model
 
 FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "t5_gated", "bart")

@@ -43,3 +43,18 @@ def test_the_cost_of_a_step_is_told_against_the_bare_loop():
         wall, cpu = (float(item) for item in re.findall(r"([\d.]+) \(from", line))
         assert wall == pytest.approx(milliseconds[slow][0] / milliseconds[fast][0], rel=0.05), line
         assert cpu == pytest.approx(milliseconds[slow][1] / milliseconds[fast][1], rel=0.05), line
+
+
+def test_int8_encoders_are_timed_in_integers_where_they_should_be():
+    lines = printed("int8_encoders").splitlines()
+    products = next(line for line in lines if line.startswith("smallest"))
+    # 8 products: 6 of the block, the pooler and the classifier, which stay float in ours.
+    assert "ONNX Runtime ours {'u8': 6, 'f32': 2}" in products and "eager {'f32': 8}" in products
+    head, row = lines[-2:]
+    columns = ["OpenVINO f32", "OpenVINO ours", "ONNX Runtime f32", "ONNX Runtime dyn.", "ONNX Runtime ours"]
+    assert all(column in head for column in columns)
+    nncf = "OpenVINO NNCF" in head
+    assert nncf != ("nncf is not installed: its quantization is left out" in lines)
+    shape, *numbers = row.split("load")[0].split()
+    assert shape == "1x8" and len(numbers) == 1 + len(columns) + nncf
+    assert all(float(number) > 0 for number in numbers)

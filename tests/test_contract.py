@@ -15,15 +15,15 @@ import pytest
 import torch
 from torch.nn.utils import parametrize
 
-from compress_exp.config import UserError
-from compress_exp.export.artifact import load
+from compress_exp.config.checks import UserError
+from compress_exp.experiment.build import apply_stage, publish, run_stage, train_stage
+from compress_exp.formats.artifact import load
 from compress_exp.layers.int8 import Int8Linear
 from compress_exp.layers.surgery import pruned_modules
+from compress_exp.layers.weights import original
 from compress_exp.methods.parametrized import Mask, owned
-from compress_exp.methods.select import original
 from compress_exp.models.families.base import is_conv1d
-from compress_exp.pipeline import apply_stage, publish, run_stage, train_stage
-from compress_exp.training.forward import forward_logits
+from compress_exp.models.forward import forward_logits
 from compress_exp.training.trainer import Bar
 from tests.experiments import planned
 from tests.variants import (

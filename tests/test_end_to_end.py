@@ -228,13 +228,13 @@ def test_kill_nine_in_exporting_loses_nothing_and_changes_nothing(tmp_path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     assert cli(undisturbed, *settings).returncode == 0
     die = (
-        "import os, signal, sys; import compress_exp.store as store\n"
+        "import os, signal, sys; import compress_exp.outputs.store as store\n"
         "write = store.write_json\n"
         "def die(path, content):\n"
         "    if path.name == 'recipe.json': os.kill(os.getpid(), signal.SIGKILL)\n"
         "    write(path, content)\n"
         "store.write_json = die\n"
-        "from compress_exp.cli import main; main(sys.argv[1:])\n"
+        "from compress_exp.cli.main import main; main(sys.argv[1:])\n"
     )
     overrides = [f"outputs={killed}", *SMALL, *settings]
     dead = subprocess.run([sys.executable, "-c", die, *overrides], cwd=ROOT, env=ENVIRONMENT, capture_output=True)

@@ -1,6 +1,6 @@
 """A store of the first format, made by an early revision, stays readable: `data/first_store`, kept as it was written.
 
-Its runs are `method=[prune,quant/static],distill` on a tiny model; `logits.json` was computed by the code that wrote it.
+Its runs are `method=[prune,quant/static],distill` on a tiny model; `logits.json` is what the code said that wrote it.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from compress_exp.overrides import at_home
-from compress_exp.secrecy import HIDDEN, clean, hide, kept, safe
+from compress_exp.config.overrides import at_home
+from compress_exp.config.secrecy import HIDDEN, clean, hide, kept, safe
 from tests.experiments import write_data
 
 ROOT = Path(__file__).parents[1]

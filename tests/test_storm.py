@@ -17,7 +17,7 @@ from collections import Counter
 import psutil
 import pytest
 
-from compress_exp.store import damage
+from compress_exp.outputs.store import damage
 from tests.test_end_to_end import ENVIRONMENT, ROOT, assert_same_artifacts, command, records
 
 GRID = ["-m", "method=prune,quant", "seed=0,1", "train.max_steps=40", "train.checkpoint_steps=3"]

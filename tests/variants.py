@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compress_exp.config import CONF
+from compress_exp.config.schema import CONF
 
 FILES = {str(path.relative_to(CONF / "method").with_suffix("")): path for path in (CONF / "method").rglob("*.yaml")}
 VARIANTS = sorted(name for name in FILES if not any(other.startswith(f"{name}/") for other in FILES))

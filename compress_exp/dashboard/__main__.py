@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from compress_exp.wandb_tracking import WandbTracking
+    from compress_exp.tracking.wandb import WandbTracking
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     either.add_argument("--push", action="store_true", help="send the runs that W&B lacks, from their records")
     args = parser.parse_intermixed_args(arguments)
 
-    from compress_exp.errors import refusal
+    from compress_exp.config.refusal import refusal
 
     try:
         tracking, config = _settings(args.overrides)
@@ -60,8 +60,10 @@ def _settings(overrides: Sequence[str]) -> tuple[WandbTracking, DictConfig]:
     """The tracker that is configured, and all of the configuration."""
     from hydra import compose, initialize_config_dir
 
-    from compress_exp.config import CONF, UserError, build
-    from compress_exp.wandb_tracking import WandbTracking
+    from compress_exp.config.build import build
+    from compress_exp.config.checks import UserError
+    from compress_exp.config.schema import CONF
+    from compress_exp.tracking.wandb import WandbTracking
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", list(overrides))

@@ -11,13 +11,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from compress_exp.config import UserError
-from compress_exp.lease import holder, leased
-from compress_exp.report.records import located
-from compress_exp.run import curves
-from compress_exp.store import Store
-from compress_exp.wandb_account import ANSWER_SECONDS, answers, check_server
-from compress_exp.wandb_tracking import WandbTracking, address
+from compress_exp.config.checks import UserError
+from compress_exp.outputs.history import curves
+from compress_exp.outputs.lease import holder, leased
+from compress_exp.outputs.records import located
+from compress_exp.outputs.store import Store
+from compress_exp.tracking.wandb import WandbTracking, address
+from compress_exp.tracking.wandb_account import ANSWER_SECONDS, answers, check_server
 
 log = logging.getLogger("compress_exp")
 KEY = re.compile(r"[0-9a-f]{16}")

@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from compress_exp.config import UserError
-from compress_exp.wandb_account import check_server
-from compress_exp.wandb_tracking import WandbTracking, address, own_places
+from compress_exp.config.checks import UserError
+from compress_exp.tracking.wandb import WandbTracking, address, own_places
+from compress_exp.tracking.wandb_account import check_server
 
 
 def preview(tracking: WandbTracking) -> str:

@@ -9,7 +9,7 @@ import wandb_workspaces.workspaces as ws
 from wandb_workspaces.workspaces import internal
 from wandb_workspaces.workspaces.errors import SpecVersionError
 
-from compress_exp.config import UserError
+from compress_exp.config.checks import UserError
 from compress_exp.dashboard import panels
 
 TITLE = "compress_exp"

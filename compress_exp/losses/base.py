@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from compress_exp.identity import origin
+from compress_exp.config.identity import origin
 
 
 class Loss(nn.Module, ABC):

@@ -12,7 +12,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from compress_exp.config import check_number
+from compress_exp.config.checks import check_number
 from compress_exp.losses.base import Loss
 from compress_exp.losses.task import hard_loss
 

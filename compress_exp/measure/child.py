@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import signal
 import sys
 import traceback
@@ -12,13 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-
-def die_with_parent(parent: int) -> None:
-    """Ask Linux to kill this process when its parent is gone, so that none goes on measuring beside the next one."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        if os.getppid() != parent:
-            sys.exit(1)
+from compress_exp.parallel.cores import die_with_parent
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from compress_exp.config import build
+from compress_exp.config.build import build
 from compress_exp.measure.cpu import cpu_identity, multiplies_integers
-from compress_exp.measure.hardware import AUTO, available_cores
+from compress_exp.measure.hardware import AUTO
 from compress_exp.measure.latency import (
     EAGER_BASELINE,
     HEADLINE_ROUNDS,
@@ -24,8 +24,9 @@ from compress_exp.measure.latency import (
     shapes,
 )
 from compress_exp.measure.subject import Subject, beside, built_at, in_store, load
+from compress_exp.outputs.store import Store
+from compress_exp.parallel.cores import available_cores
 from compress_exp.runtimes.base import INTEGER, Call, Runtime, runtime
-from compress_exp.store import Store
 
 UNUSED_CORES = 0.8
 NO_SPEEDUP = 1.1

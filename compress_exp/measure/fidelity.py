@@ -125,8 +125,8 @@ def reference(model: PreTrainedModel, what: str) -> Outputs:
     """
     import torch
 
-    from compress_exp.finite import finite_outputs
-    from compress_exp.training.forward import forward_logits
+    from compress_exp.models.finite import finite_outputs
+    from compress_exp.models.forward import forward_logits
 
     device = next(model.parameters()).device
 
@@ -149,7 +149,7 @@ def of_artifact(path: Path, task: Task) -> tuple[Outputs, list[dict[str, Tensor]
     """An artifact's outputs and the calibration rows as it reads them."""
     from transformers import AutoTokenizer
 
-    from compress_exp.export.artifact import load
+    from compress_exp.formats.artifact import load
 
     model, tokenizer = load(path), AutoTokenizer.from_pretrained(path)
     return reference(model, f"artifact {path.name}"), calibration(task, tokenizer, model.config)

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from compress_exp.config import FieldError, UserError, check_choice, check_number
-from compress_exp.identity import settings
+from compress_exp.config.checks import FieldError, UserError, check_choice, check_number
+from compress_exp.config.identity import settings
+from compress_exp.parallel.cores import available_cores
 from compress_exp.runtimes.base import Runtime, names, runtime, serving
 
 KINDS = ("encoder", "decoder", "encoder_decoder")
 AUTO = "auto"
-
-
-def available_cores() -> int:
-    """The cores that this process may use: its affinity, a container's quota, a SLURM job's share."""
-    limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        limits.append(max(1, int(quota) // int(period)))
-    except (OSError, ValueError):  # no such file, or no limit: "max 100000"
-        pass
-    if (share := os.environ.get("SLURM_CPUS_PER_TASK", "")).isdigit():
-        limits.append(int(share))
-    return min(limits)
 
 
 @dataclass(frozen=True, kw_only=True)

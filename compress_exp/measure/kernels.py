@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compress_exp.measure.cpu import cpu_identity
+from compress_exp.outputs.files import digest, write_json
 from compress_exp.runtimes.base import Runtime
-from compress_exp.store import digest, write_json
 
 log = logging.getLogger("compress_exp")
 

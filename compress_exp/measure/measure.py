@@ -17,14 +17,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from compress_exp.config import UserError
-from compress_exp.lease import SECONDS
+from compress_exp.config.checks import UserError
+from compress_exp.config.schema import PACKAGE
 from compress_exp.measure.hardware import AUTO, Hardware
 from compress_exp.measure.kernels import kept
+from compress_exp.outputs.lease import SECONDS
 
 log = logging.getLogger("compress_exp")
-
-PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
 class MeasureError(RuntimeError):
@@ -165,7 +164,7 @@ def run_child(job: dict[str, Any], threads: int | None) -> dict[str, Any]:
         MeasureError: any other failure, or a process that died.
     """
     quiet = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    path = os.pathsep.join(filter(None, [str(PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, **quiet, "PYTHONPATH": path}
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)

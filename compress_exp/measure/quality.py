@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress_exp.finite import finite_outputs
-from compress_exp.store import Store, finite
+from compress_exp.models.finite import finite_outputs
+from compress_exp.outputs.files import finite
+from compress_exp.outputs.store import Store
 from compress_exp.tasks.base import Predictions, Predictor, Task
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from compress_exp.measure import fidelity, kernels
 from compress_exp.measure.hardware import Hardware
+from compress_exp.outputs.store import Store
 from compress_exp.runtimes.base import PRECISIONS, Deployed, Runtime, Unserved, random_ids
 from compress_exp.runtimes.eager import EagerPredictor
-from compress_exp.store import Store
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -151,7 +151,7 @@ def load(path: Path, parent: Path, hardware: Hardware, task: Task, place: Place)
     """Load an artifact from disk, into PyTorch."""
     from transformers import AutoTokenizer
 
-    from compress_exp.export import artifact
+    from compress_exp.formats import artifact
 
     predictor = EagerPredictor(artifact.load(path), hardware.device)
     return Subject(path, parent, hardware, task, predictor, AutoTokenizer.from_pretrained(path), place)

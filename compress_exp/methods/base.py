@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from compress_exp.config import FieldError, TrainConfig, check_number, nearest
-from compress_exp.identity import later, origin, settings
+from compress_exp.config.checks import FieldError, check_number, nearest
+from compress_exp.config.identity import later, origin, settings
+from compress_exp.config.train import TrainConfig
 from compress_exp.losses.base import Loss
 from compress_exp.methods.select import OUTSIDE_BLOCKS, Select
 from compress_exp.models.families.base import Family

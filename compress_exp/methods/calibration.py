@@ -21,8 +21,8 @@ from torch.nn.utils import parametrize
 
 from compress_exp.methods.select import Target
 from compress_exp.models.families.base import Family, Stack
+from compress_exp.models.forward import forward_logits
 from compress_exp.tasks.base import IGNORED
-from compress_exp.training.forward import forward_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

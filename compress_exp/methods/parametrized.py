@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from compress_exp.layers.surgery import mark_pruned, pruned_modules
-from compress_exp.methods.select import Target, original, parametrizations, weight_of
+from compress_exp.layers.weights import original, parametrizations, weight_of
+from compress_exp.methods.select import Target
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import nn
 
-from compress_exp.config import FieldError
-from compress_exp.identity import settings
+from compress_exp.config.checks import FieldError
+from compress_exp.config.identity import settings
+from compress_exp.layers.weights import original
 from compress_exp.models.families.base import Family, roles
 
 if TYPE_CHECKING:
@@ -93,21 +93,3 @@ def matching(model: PreTrainedModel, family: Family, select: Select) -> list[Tar
 def known_roles(model: PreTrainedModel, family: Family) -> set[str]:
     """The roles that occur in a model."""
     return {role for role, _ in roles(model, family).values()}
-
-
-def weight_of(module: nn.Module) -> Tensor:
-    """A module's weight as the model sees it: masked, fake-quantized, …"""
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    return weight
-
-
-def parametrizations(module: nn.Module) -> Sequence[nn.Module]:
-    """What a module's weight passes through, in order; nothing where it is an ordinary parameter."""
-    found: Any = getattr(module, "parametrizations", None)
-    return found["weight"] if found is not None and "weight" in found else ()
-
-
-def original(module: nn.Module) -> Tensor:
-    """The trained tensor behind a module's weight, whatever parametrizes it."""
-    passed: Any = parametrizations(module)
-    return passed.original if passed else weight_of(module)

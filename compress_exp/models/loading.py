@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress_exp.config import FieldError, UserError, check_number
+from compress_exp.config.checks import FieldError, UserError, check_number
 from compress_exp.models.families.base import Family, family_of
 from compress_exp.models.sizes import parameter_count, told
 
@@ -155,7 +155,7 @@ class Model:
         import torch
         import transformers
 
-        from compress_exp.finite import nonfinite_weight
+        from compress_exp.models.finite import nonfinite_weight
 
         transformers.utils.logging.disable_progress_bar()
         auto = getattr(transformers, task.auto_class)

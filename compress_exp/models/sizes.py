@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from compress_exp.config import FieldError
+from compress_exp.config.checks import FieldError
 from compress_exp.models.families.base import Family, width_of
 
 ALIASES = ("hidden_size", "num_hidden_layers", "num_attention_heads")

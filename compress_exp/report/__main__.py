@@ -6,7 +6,7 @@ import argparse
 import sys
 import webbrowser
 
-from compress_exp.arguments import add_outputs
+from compress_exp.config.arguments import add_outputs
 from compress_exp.report.summary import report
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compress_exp.report.page.entries import weights_of
+from compress_exp.report.analysis.entries import weights_of
 from compress_exp.report.page.sections import Section
 
 SIGNS = {

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compress_exp.report.records import Record, read
+from compress_exp.config.secrecy import hide, safe
+from compress_exp.outputs.records import Record, read
 from compress_exp.report.table import APART, BASELINE, SETTING, Row, rows
-from compress_exp.secrecy import hide, safe
 
 Format = Callable[[Row], str]
 
@@ -176,7 +176,7 @@ def write(
 
 def _page_of_failures(outputs: Path, console: Console, tasks: Sequence[str] | None) -> list[Path]:
     """The page of runs that are not finished; none where there are none."""
-    from compress_exp.report.page.missing import missing
+    from compress_exp.report.analysis.missing import missing
     from compress_exp.report.page.write import render
 
     lost = len(missing(outputs, tasks))

@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from compress_exp.report.records import Record, number, runtime
-from compress_exp.report.score import combine, unit_quality
+from compress_exp.outputs.records import Record, number, runtime
+from compress_exp.outputs.score import combine, unit_quality
 
 Row = dict[str, Any]
 BASELINE = "baseline"

@@ -134,7 +134,7 @@ class Eager(Runtime):
         """Load an artifact; its own configuration and precision count."""
         import torch
 
-        from compress_exp.export.artifact import load
+        from compress_exp.formats.artifact import load
 
         torch.set_num_threads(threads)
         return EagerPredictor(load(directory), device)

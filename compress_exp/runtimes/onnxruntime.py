@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from compress_exp.runtimes.base import Call, Deployed, Ids, Runtime
+from compress_exp.runtimes.base import Call, Deployed, Ids, Runtime, Unserved
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
 FILE = "model.onnx"
+LARGEST_FILE = 2_000_000_000  # bytes
 SAFE = 64
 # What ONNX Runtime makes of a matrix product with a constant, and how it multiplies.
 INTEGER = ("MatMulIntegerToFloat", "MatMulInteger", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm")
@@ -154,6 +155,9 @@ class OnnxRuntime(Runtime):
         """Write `model.onnx`; batch size and length stay free."""
         from compress_exp.runtimes.graphs.onnx import encoder
 
+        tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+        if (size := sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())) > LARGEST_FILE:
+            raise Unserved(f"an ONNX file holds 2 GB and the model has {size / 1e9:.1f} GB")
         content = encoder(model)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / FILE).write_bytes(content)

@@ -14,20 +14,21 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
 
-from compress_exp.config import FieldError, UserError, build, check_choice, check_number
-from compress_exp.errors import SweepFailed
-from compress_exp.lease import LeaseLost, leased
-from compress_exp.manifest import FAILED, Member
-from compress_exp.progress import failure
-from compress_exp.search.objectives import MAXIMIZE, MINIMIZE, Objective, parse
+from compress_exp.config.build import build
+from compress_exp.config.checks import FieldError, UserError, check_choice, check_number
+from compress_exp.config.refusal import SweepFailed
+from compress_exp.config.secrecy import hide_secrets
+from compress_exp.outputs.files import digest
+from compress_exp.outputs.lease import LeaseLost, leased
+from compress_exp.outputs.manifest import FAILED, Member
+from compress_exp.outputs.objectives import MAXIMIZE, MINIMIZE, Objective, parse
+from compress_exp.outputs.progress import failure
 from compress_exp.search.space import read
 from compress_exp.search.splits import measured_on, on_holdout
 from compress_exp.search.storage import open_study, place, told
 from compress_exp.search.study import OVERRIDES, REASON, SAMPLERS, Evaluate, Outcome, Search
 from compress_exp.search.table import Result, show
-from compress_exp.secrecy import hide_secrets
-from compress_exp.store import digest
-from compress_exp.sweep import Sweep
+from compress_exp.sweep.sweep import Sweep
 
 log = logging.getLogger("compress_exp")
 

@@ -18,8 +18,8 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig
 
-from compress_exp.config import UserError
-from compress_exp.overrides import options, parse, values
+from compress_exp.config.checks import UserError
+from compress_exp.config.overrides import options, parse, values
 
 DIGITS = 4
 GROUP, NESTED, VALUE = range(3)  # method=…, +a.b=…; then loss@method.distill.loss=…; then method.prune.sparsity=…

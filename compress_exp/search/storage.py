@@ -13,8 +13,8 @@ import optuna
 import sqlalchemy.exc
 from optuna.storages import RDBStorage
 
-from compress_exp.config import UserError
-from compress_exp.secrecy import hide_secrets
+from compress_exp.config.checks import UserError
+from compress_exp.config.secrecy import hide_secrets
 
 PATIENCE = 60.0
 IDENTITY = "search"

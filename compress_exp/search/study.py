@@ -13,8 +13,8 @@ import optuna
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from compress_exp.errors import SweepFailed
-from compress_exp.search.objectives import Objective
+from compress_exp.config.refusal import SweepFailed
+from compress_exp.outputs.objectives import Objective
 from compress_exp.search.space import Space
 
 log = logging.getLogger("compress_exp")

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compress_exp.search.objectives import Objective
+from compress_exp.outputs.objectives import Objective
 
 WIDE = 140  # a pipe or a log file has no width
 

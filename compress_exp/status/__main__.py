@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
-from compress_exp.arguments import add_outputs
+from compress_exp.config.arguments import add_outputs
 from compress_exp.status.show import render
 from compress_exp.status.sweeps import look
 

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from compress_exp.lease import Holder, holder, lease_file
-from compress_exp.manifest import FAILED, FINISHED, MISSING, REFUSED, RUNNING
+from compress_exp.outputs.lease import Holder, holder, lease_file
+from compress_exp.outputs.manifest import FAILED, FINISHED, MISSING, REFUSED, RUNNING
 
 INTERRUPTED, WAITING = "interrupted", "waiting"
 STATES = (RUNNING, FAILED, INTERRUPTED, REFUSED, WAITING, MISSING, FINISHED)

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from compress_exp.manifest import FAILED, FINISHED, MISSING, REFUSED, RUNNING
+from compress_exp.outputs.manifest import FAILED, FINISHED, MISSING, REFUSED, RUNNING
 from compress_exp.status.runs import INTERRUPTED, STATES, WAITING, State
 from compress_exp.status.sweeps import Row, Snapshot, Sweep
 

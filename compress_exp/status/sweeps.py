@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from compress_exp.manifest import FAILED, FINISHED, MISSING, REFUSED
+from compress_exp.outputs.manifest import FAILED, FINISHED, MISSING, REFUSED
 from compress_exp.status.runs import INTERRUPTED, WAITING, Build, State, builds, read, run_states
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from compress_exp.config import FieldError, UserError, check_choice, check_number, nearest
-from compress_exp.identity import origin
+from compress_exp.config.checks import FieldError, UserError, check_choice, check_number, nearest
+from compress_exp.config.identity import origin
 from compress_exp.tasks.data import (
     ROLES,
     EmbeddedSource,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from compress_exp.config import FieldError, UserError, check_choice
+from compress_exp.config.checks import FieldError, UserError, check_choice
 from compress_exp.tasks import formulas
 from compress_exp.tasks.base import Predictions, Predictor, Task
 from compress_exp.tasks.data import check_column, lookup

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from compress_exp.config import UserError, nearest
+from compress_exp.config.checks import UserError, nearest
 from compress_exp.tasks.embedded import generate
 from compress_exp.tasks.files import FORMATS, Row, read_rows
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from compress_exp.config import UserError
+from compress_exp.config.checks import UserError
 
 FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
 

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from compress_exp.config import UserError, check_number
+from compress_exp.config.checks import UserError, check_number
 from compress_exp.tasks import formulas
 from compress_exp.tasks.base import IGNORED, Predictions, Predictor, Task
 from compress_exp.tasks.features import fitting_length, length_batches, mean_kl, track

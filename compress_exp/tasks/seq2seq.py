@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from compress_exp.config import check_choice, check_number
+from compress_exp.config.checks import check_choice, check_number
 from compress_exp.tasks import formulas, text_scores
 from compress_exp.tasks.base import IGNORED, Predictions, Predictor, Task
 from compress_exp.tasks.features import fitting_length, length_batches, track

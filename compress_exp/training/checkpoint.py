@@ -12,9 +12,9 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from compress_exp.config import TrainConfig
-from compress_exp.progress import Beat
-from compress_exp.training import ranks
+from compress_exp.config.train import TrainConfig
+from compress_exp.outputs.progress import Beat
+from compress_exp.parallel import ranks
 from compress_exp.training.module import CompressionModule
 from compress_exp.training.preemption import Preemption
 

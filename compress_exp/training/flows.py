@@ -10,7 +10,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from compress_exp.config import UserError
+from compress_exp.config.checks import UserError
 from compress_exp.methods.base import Method
 from compress_exp.methods.parametrized import trained
 from compress_exp.methods.quant.fake import FakeQuantInput

@@ -14,11 +14,12 @@ from torch.nn.utils import parametrize
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from compress_exp.config import TrainConfig, UserError
+from compress_exp.config.checks import UserError
+from compress_exp.config.train import TrainConfig
 from compress_exp.losses.base import Loss
 from compress_exp.methods.base import Method
-from compress_exp.training import ranks, seeds
-from compress_exp.training.forward import forward_logits
+from compress_exp.models.forward import forward_logits
+from compress_exp.parallel import ranks, seeds
 from compress_exp.training.rate import rate_factor
 
 if TYPE_CHECKING:

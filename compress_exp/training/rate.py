@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compress_exp.config import TrainConfig
+from compress_exp.config.train import TrainConfig
 
 
 def rate_factor(step: int, steps: int, warmup: float) -> float:

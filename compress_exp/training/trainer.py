@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import sys
 import time
@@ -16,10 +15,10 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from tqdm import tqdm
 
-from compress_exp.config import TrainConfig
+from compress_exp.config.train import TrainConfig
 from compress_exp.layers.bf16 import kernels_available
-from compress_exp.progress import Beat, unheard
-from compress_exp.training import ranks
+from compress_exp.outputs.progress import Beat, unheard
+from compress_exp.parallel import ranks
 from compress_exp.training.checkpoint import CHECKPOINT, AtomicFile, Checkpoint, checkpoint_step
 from compress_exp.training.data import Batches
 from compress_exp.training.module import CompressionModule
@@ -149,12 +148,3 @@ def _trainer(module: CompressionModule, train: TrainConfig, directory: Path, cal
 
 def _nothing() -> None:
     pass
-
-
-def write_history(history: list[dict[str, float]], path: Path) -> None:
-    """The curves as CSV: one row per noted step, no times."""
-    columns = list(dict.fromkeys(name for row in history for name in row)) or ["step"]
-    with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
-        writer.writerows({name: f"{value:.9g}" for name, value in row.items()} for row in history)

@@ -21,7 +21,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from compress_exp.config import UserError
+from compress_exp.config.checks import UserError
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("compress_exp")
 
 GRACE_SECONDS = 20.0
-PRELOAD = ["compress_exp.run", "compress_exp.training.trainer", "compress_exp.export.artifact", "transformers"]
+PRELOAD = ["compress_exp.run", "compress_exp.training.trainer", "compress_exp.formats.artifact", "transformers"]
 
 
 class LocalProcessesLauncher(Launcher):
@@ -53,7 +53,7 @@ class LocalProcessesLauncher(Launcher):
 
         import cloudpickle
 
-        from hydra_plugins.compress_exp._remote import Remote
+        from compress_exp.launchers.remote import Remote
 
         if not isinstance(self.n_jobs, int) or self.n_jobs < 1:
             raise UserError(f"hydra.launcher.n_jobs: {self.n_jobs!r} is not allowed, a whole number of at least 1 is")
@@ -83,7 +83,7 @@ class LocalProcessesLauncher(Launcher):
 
 
 def _answer(receiver: Any, process: Any, overrides: list[str]) -> JobReturn:
-    from hydra_plugins.compress_exp._remote import failed
+    from compress_exp.launchers.remote import failed
 
     try:
         reason = receiver.recv_bytes().decode()
@@ -109,7 +109,7 @@ def _start_server() -> None:
 
 def _work(sender: Connection, sweep: bytes, overrides: list[str], number: int, n_jobs: int) -> None:
     """One job, in its own process; sends the sentence of its failure, or nothing."""
-    from compress_exp.measure.hardware import available_cores
+    from compress_exp.parallel.cores import available_cores
 
     Thread(target=_leave_with_launcher, daemon=True).start()
     job = pickle.loads(sweep)(overrides, number, str(number), max(1, available_cores() // n_jobs))

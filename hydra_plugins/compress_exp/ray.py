@@ -9,7 +9,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from compress_exp.config import UserError, check_number
+from compress_exp.config.checks import UserError, check_number
 
 
 @dataclass(kw_only=True, eq=False)
@@ -38,8 +38,8 @@ class RayLauncher(Launcher):
         Raises:
             UserError: no cluster answers.
         """
-        from hydra_plugins.compress_exp._ray import launch
-        from hydra_plugins.compress_exp._remote import Remote
+        from compress_exp.launchers.ray import launch
+        from compress_exp.launchers.remote import Remote
 
         check_number("hydra.launcher.num_cpus", self.num_cpus, 1)
         return launch(self, Remote.here(self.context, self.function, self.config), job_overrides, initial_job_idx)

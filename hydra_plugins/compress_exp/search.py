@@ -8,8 +8,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from compress_exp.config import UserError
-from compress_exp.secrecy import hide_secrets
+from compress_exp.config.checks import UserError
+from compress_exp.config.secrecy import hide_secrets
 
 STORAGE = "hydra.sweeper.storage="
 
@@ -66,7 +66,7 @@ class OptunaSweeper(Sweeper):
             raise UserError(
                 "hydra/sweeper=optuna: Optuna is not installed; pip install 'compress_exp[optuna]'"
             ) from error
-        from compress_exp.sweep import Sweep
+        from compress_exp.sweep.sweep import Sweep
 
         space = [f"{key}={value}" for key, value in self.params.items()] + arguments
         sweep = Sweep(self.context, self.function, self.root, [*space, "hydra/sweeper=optuna"], self.identify)

@@ -11,7 +11,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from compress_exp.config import UserError
+from compress_exp.config.checks import UserError
 
 
 @dataclass(kw_only=True, eq=False)
@@ -59,8 +59,8 @@ class SlurmLauncher(Launcher):
         Raises:
             UserError: `sbatch` takes none of them.
         """
-        from hydra_plugins.compress_exp._remote import Remote
-        from hydra_plugins.compress_exp._slurm import launch
+        from compress_exp.launchers.remote import Remote
+        from compress_exp.launchers.slurm import launch
 
         sweep = Remote.here(self.context, self.function, self.config)
         return launch(self, sweep, job_overrides, initial_job_idx)

@@ -12,7 +12,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from compress_exp.overrides import combinations
+from compress_exp.config.overrides import combinations
 
 
 class GridSweeper(Sweeper):
@@ -39,7 +39,7 @@ class GridSweeper(Sweeper):
             UserError: a job does not compose; nothing has run.
             SweepFailed: jobs failed; all others have run.
         """
-        from compress_exp.sweep import Sweep
+        from compress_exp.sweep.sweep import Sweep
 
         grid = [f"{key}={value}" for key, value in self.params.items()] + arguments
         batch = combinations(grid, self.context.config_loader)

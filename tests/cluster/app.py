@@ -23,8 +23,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
-from compress_exp.cli import Loader
-from compress_exp.config import CONF, UserError
+from compress_exp.cli.main import Loader
+from compress_exp.config.checks import UserError
+from compress_exp.config.schema import CONF
 
 CONFIG = """
 defaults:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from compress_exp.config import CONF
+from compress_exp.config.schema import CONF
 from tests.cluster.slurm import Cluster, why_not
 
 ROOT = CONF.parent

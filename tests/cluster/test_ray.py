@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from compress_exp.config import CONF
+from compress_exp.config.schema import CONF
 from hydra_plugins.compress_exp.ray import RayLauncher
 from tests.cluster.app import stays
 from tests.cluster.conftest import ROOT
@@ -86,7 +86,7 @@ def test_a_sweep_builds_on_the_cluster_what_is_shared_first(cluster: Any, tmp_pa
 @ray
 @installed
 def test_an_address_without_a_cluster_is_one_sentence(tmp_path: Path) -> None:
-    code = "import sys; from compress_exp.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from compress_exp.cli.main import main; sys.exit(main(sys.argv[1:]))"
     arguments = ["-m", "hydra/launcher=ray", "hydra.launcher.address='127.0.0.1:1'", f"outputs={tmp_path}"]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd=ROOT

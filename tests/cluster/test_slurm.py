@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from compress_exp.config import CONF
+from compress_exp.config.schema import CONF
 from hydra_plugins.compress_exp.slurm import SlurmLauncher
 from tests.cluster.app import stays
 from tests.cluster.conftest import ROOT, Parent
@@ -183,7 +183,7 @@ def test_a_held_job_and_a_silent_controller_are_told_and_waited_for(
 def test_a_job_that_the_queue_forgot_is_known_as_gone(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from hydra_plugins.compress_exp._squeue import ENDED, Queue
+    from compress_exp.launchers.squeue import ENDED, Queue
 
     for name in ("SLURM_CONF", "PATH"):
         monkeypatch.setenv(name, cluster.environment[name])
@@ -202,12 +202,14 @@ def test_what_sbatch_refuses_is_one_sentence(parent: Parent, place: Path) -> Non
     process = start(parent, place, "hydra.launcher.partition=nowhere", "--", "number=0", "number=1")
     assert process.wait(60) == 1
     last = (place / "log").read_text().splitlines()[-1]
-    assert last.startswith("compress_exp.config.UserError: hydra.launcher: sbatch refuses: invalid partition specified")
+    assert last.startswith(
+        "compress_exp.config.checks.UserError: hydra.launcher: sbatch refuses: invalid partition specified"
+    )
 
 
 def test_a_warning_that_comes_while_python_still_imports_is_kept_for_the_job() -> None:
     pytest.importorskip("submitit")
-    from hydra_plugins.compress_exp._slurm import PATIENT
+    from compress_exp.launchers.slurm import PATIENT
 
     job = (
         "import signal; print('importing', flush=True); input(); heard = []; "
@@ -237,7 +239,7 @@ def test_a_warning_that_comes_while_python_still_imports_is_kept_for_the_job() -
     ],
 )
 def test_a_machine_that_cannot_submit_says_so(tmp_path: Path, prepare: str, sentence: str) -> None:
-    code = f"{prepare}; from compress_exp.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = f"{prepare}; from compress_exp.cli.main import main; sys.exit(main(sys.argv[1:]))"
     arguments = ["-m", SLURM, "model=tiny_bert", "seed=0", f"outputs={tmp_path}"]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd=ROOT

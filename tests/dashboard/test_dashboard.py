@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from compress_exp.config import CONF
+from compress_exp.config.schema import CONF
 from compress_exp.dashboard.__main__ import main
-from tests.wandb_server import Wandb
+from tests.tracking.wandb_server import Wandb
 
 
 def preview(capsys: pytest.CaptureFixture[str], *overrides: str) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from compress_exp.config import CONF
+from compress_exp.config.schema import CONF
 from compress_exp.dashboard.__main__ import main
-from compress_exp.lease import leased
-from compress_exp.wandb_tracking import WandbTracking
-from tests.wandb_server import WANDB_KEY, Wandb
+from compress_exp.outputs.lease import leased
+from compress_exp.tracking.wandb import WandbTracking
+from tests.tracking.wandb_server import WANDB_KEY, Wandb
 
 KEYS = ("0123456789abcdef", "fedcba9876543210")
 SMALL = [

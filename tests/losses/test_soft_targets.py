@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from compress_exp.config import FieldError
+from compress_exp.config.checks import FieldError
 from compress_exp.losses.soft_targets import SoftTargets, soft_loss
 from compress_exp.losses.task import TaskLoss
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from compress_exp.config import UserError
+from compress_exp.config.checks import UserError
 from compress_exp.tasks.base import Predictions
 
 ROWS, LENGTH = 6, 9

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from compress_exp.config import UserError
+from compress_exp.config.checks import UserError
 from compress_exp.layers.int8 import Int8Linear
 from compress_exp.measure import fidelity
 from compress_exp.measure.fidelity import ROUNDING, SHARE, check, difference, distance_from_parent, reference

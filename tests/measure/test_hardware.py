@@ -4,8 +4,11 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from compress_exp.config import CONF, UserError, build, plain
-from compress_exp.measure.hardware import Hardware, available_cores
+from compress_exp.config.build import build, plain
+from compress_exp.config.checks import UserError
+from compress_exp.config.schema import CONF
+from compress_exp.measure.hardware import Hardware
+from compress_exp.parallel.cores import available_cores
 from compress_exp.runtimes.base import runtime
 
 PLAIN: dict[str, Any] = {

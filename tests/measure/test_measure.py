@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import nn
 
-from compress_exp.config import UserError, build
+from compress_exp.config.build import build
+from compress_exp.config.checks import UserError
 from compress_exp.layers.int8 import Int8Linear
 from compress_exp.measure import cpu
 from compress_exp.measure.comparison import flags_of
@@ -45,7 +46,7 @@ def fake_task_is_importable_in_the_child(monkeypatch: pytest.MonkeyPatch) -> Non
 def save(model_type: str, layers: int, directory: Path, change: Callable[[nn.Module], None] | None = None) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    from compress_exp.export import artifact
+    from compress_exp.formats import artifact
     from compress_exp.models.tokenizers import train_tokenizer
 
     cls, sizes = {

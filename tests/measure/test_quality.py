@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from transformers import BertConfig
 
-from compress_exp.config import UserError
+from compress_exp.config.checks import UserError
 from compress_exp.measure.quality import Evaluation, FinitePredictor, evaluate, quality, retained, undefined
+from compress_exp.outputs.store import Store
 from compress_exp.runtimes.eager import EagerPredictor
-from compress_exp.store import Store
 from compress_exp.tasks.base import Predictions, Task
 from tests.conftest import build_model
 from tests.tasks.helpers import task, word_tokenizer, write_jsonl

@@ -7,10 +7,11 @@ import torch
 from torch.nn.utils import parametrize
 from transformers import BertConfig, BertForSequenceClassification
 
+from compress_exp.layers.weights import original
 from compress_exp.methods.calibration import stream
-from compress_exp.methods.select import Select, original, targets
+from compress_exp.methods.select import Select, targets
 from compress_exp.models.families.base import family_of
-from compress_exp.training.forward import forward_logits
+from compress_exp.models.forward import forward_logits
 
 FAMILIES = ("bert", "roberta", "distilbert", "gpt2", "t5", "bart")
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from compress_exp.config import FieldError, UserError
+from compress_exp.config.checks import FieldError, UserError
+from compress_exp.experiment.build import apply_stage
+from compress_exp.methods.prune.common.ranking import NoOrder, ranked_groups, ranked_masks
 from compress_exp.methods.prune.n_m import n_m_mask
-from compress_exp.methods.prune.ranking import NoOrder, ranked_groups, ranked_masks
 from compress_exp.methods.quant.fake import FakeQuantInput
-from compress_exp.pipeline import apply_stage
 from tests.experiments import planned
 
 NAN, INFINITY = float("nan"), float("inf")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from compress_exp.export.artifact import save
+from compress_exp.formats.artifact import save
 from compress_exp.models.tokenizers import train_tokenizer
 
 CODE = """

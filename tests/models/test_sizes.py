@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from compress_exp.config import FieldError, UserError
+from compress_exp.config.checks import FieldError, UserError
 from compress_exp.models.families.base import block_sizes, family_of, input_widths, layer_counts
 from compress_exp.models.loading import Model, read_config
 from compress_exp.models.sizes import parameter_count, told

@@ -7,11 +7,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from compress_exp.config import FieldError
+from compress_exp.config.checks import FieldError
+from compress_exp.models.forward import forward_logits
 from compress_exp.models.loading import special_ids
 from compress_exp.models.tokenizers import train_tokenizer
 from compress_exp.models.vocabulary import counts, shrink, smaller_tokenizer
-from compress_exp.training.forward import forward_logits
 from tests.conftest import build_model
 
 TEXTS = [

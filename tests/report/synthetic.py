@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from compress_exp.report.score import weighted_score
+from compress_exp.outputs.score import weighted_score
 
 WEIGHTS = {"accuracy": 1, "compression": 1, "speed": 1}
 MODELS = {"tiny_bert": 17.6, "bert": 438.0, "distilbert": 268.0}

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from compress_exp.outputs.records import read
 from compress_exp.report.page.write import gather, render
-from compress_exp.report.records import read
 from tests.chromium import data, draws_everything, hover, needs_chromium, one, opened, show, shown, wait, weigh
 from tests.report import synthetic
 

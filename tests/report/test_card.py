@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from compress_exp.manifest import stamp
 from compress_exp.models.loading import directory_digest
+from compress_exp.outputs.files import digest
+from compress_exp.outputs.manifest import stamp
+from compress_exp.outputs.store import Store, damage
 from compress_exp.report.card import Names, complete, publish_card
 from compress_exp.report.card import write as writing
 from compress_exp.report.card.markdown import escape, fenced
-from compress_exp.store import Store, damage, digest
 from tests.report.test_tables import record as plain_record
 from tests.report.test_tables import save
 

@@ -19,19 +19,19 @@ from rich.console import Console
 from safetensors.numpy import save_file
 from scipy import stats
 
-from compress_exp.report.page.badges import mark
+from compress_exp.config.secrecy import safe
+from compress_exp.outputs.records import read
+from compress_exp.report.analysis.badges import mark
+from compress_exp.report.analysis.describe import command
+from compress_exp.report.analysis.entries import Entry, fold
+from compress_exp.report.analysis.majority import Majority
+from compress_exp.report.analysis.pareto import front
 from compress_exp.report.page.cost import seconds
 from compress_exp.report.page.curves import Histories
-from compress_exp.report.page.describe import command
-from compress_exp.report.page.entries import Entry, fold
-from compress_exp.report.page.majority import Majority
-from compress_exp.report.page.pareto import front
 from compress_exp.report.page.sections import sections
 from compress_exp.report.page.waterfall import measured, merged, steps, waterfalls
 from compress_exp.report.page.write import gather, render
-from compress_exp.report.records import read
 from compress_exp.report.summary import report
-from compress_exp.secrecy import safe
 from tests.report import synthetic
 from tests.report.test_tables import record, save
 

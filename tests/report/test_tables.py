@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from compress_exp.report.records import read
-from compress_exp.report.score import weighted_score
+from compress_exp.outputs.records import read
+from compress_exp.outputs.score import weighted_score
 from compress_exp.report.summary import report
 from compress_exp.report.table import rows
 from tests.report import synthetic

@@ -15,7 +15,6 @@ from compress_exp.layers.neurons import feed_forwards
 from compress_exp.models.families.base import family_of
 from compress_exp.runtimes import onnxruntime
 from compress_exp.runtimes.base import Unserved
-from compress_exp.runtimes.graphs import onnx as exporter
 from compress_exp.runtimes.onnxruntime import RUNTIME, OnnxRuntimePredictor
 from tests.runtimes.test_openvino import ARCHITECTURES, batches, build, to_int8
 
@@ -164,7 +163,7 @@ def test_padding_and_batch_do_not_change_a_row(tmp_path: Path) -> None:
 
 
 def test_a_model_beyond_one_file_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporter, "LARGEST", 1000)
+    monkeypatch.setattr("compress_exp.runtimes.onnxruntime.LARGEST_FILE", 1000)
     with pytest.raises(Unserved, match="an ONNX file holds 2 GB"):
         RUNTIME.export(build("bert"), tmp_path)
     assert not list(tmp_path.iterdir())

@@ -15,13 +15,14 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from compress_exp.cli import Loader
-from compress_exp.config import CONF, UserError
-from compress_exp.errors import SweepFailed, refusal
-from compress_exp.lease import leased
-from compress_exp.manifest import Identity
-from compress_exp.progress import reported
-from compress_exp.store import digest, write_json
+from compress_exp.cli.main import Loader
+from compress_exp.config.checks import UserError
+from compress_exp.config.refusal import SweepFailed, refusal
+from compress_exp.config.schema import CONF
+from compress_exp.outputs.files import digest, write_json
+from compress_exp.outputs.lease import leased
+from compress_exp.outputs.manifest import Identity
+from compress_exp.outputs.progress import reported
 
 CONFIG = """
 defaults:

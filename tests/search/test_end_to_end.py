@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from compress_exp.report.records import number
-from compress_exp.search.objectives import HIGHER, LOWER, SHORT
+from compress_exp.outputs.objectives import HIGHER, LOWER, SHORT
+from compress_exp.outputs.records import number
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [

@@ -14,8 +14,8 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from compress_exp.config import UserError
-from compress_exp.errors import SweepFailed
+from compress_exp.config.checks import UserError
+from compress_exp.config.refusal import SweepFailed
 from tests.search.app import done, formulas, records, sweep
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -269,7 +269,7 @@ def test_a_password_is_neither_printed_nor_written(conf: Path, tmp_path: Path) -
 def test_without_optuna_one_sentence_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['optuna'] = None\n"
-        "from compress_exp.cli import main\n"
+        "from compress_exp.cli.main import main\n"
         "sys.exit(main(['hydra/sweeper=optuna', '-m', 'method=prune,quant']))"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -279,7 +279,7 @@ def test_without_optuna_one_sentence_says_what_to_install() -> None:
 
 def test_starting_loads_nothing_heavy() -> None:
     code = (
-        "import sys, hydra_plugins.compress_exp.search, compress_exp.search.objectives, compress_exp.search.space\n"
+        "import sys, hydra_plugins.compress_exp.search, compress_exp.outputs.objectives, compress_exp.search.space\n"
         "print([name for name in ('optuna', 'sqlalchemy', 'torch', 'rich') if name in sys.modules])"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

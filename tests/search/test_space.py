@@ -13,9 +13,9 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from compress_exp.cli import Loader
-from compress_exp.config import UserError
-from compress_exp.overrides import parse
+from compress_exp.cli.main import Loader
+from compress_exp.config.checks import UserError
+from compress_exp.config.overrides import parse
 from compress_exp.search.space import Space, has, read
 
 

@@ -11,8 +11,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import TrialState
 
-from compress_exp.config import UserError
-from compress_exp.search.objectives import Objective, parse
+from compress_exp.config.checks import UserError
+from compress_exp.outputs.objectives import Objective, parse
 from compress_exp.search.space import Choice, Number, Space
 from compress_exp.search.storage import open_study, place
 from compress_exp.search.study import OVERRIDES, REASON, SAMPLERS, Outcome, Search

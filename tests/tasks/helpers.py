@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, PreTrainedTokenizerFast
 
-from compress_exp.config import CONF, build
+from compress_exp.config.build import build
+from compress_exp.config.schema import CONF
 
 CONFIGS = sorted((CONF / "task").glob("*.yaml"))
 

@@ -7,7 +7,7 @@ import sklearn.metrics
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from compress_exp.config import UserError
+from compress_exp.config.checks import UserError
 from compress_exp.tasks.base import Predictions
 from compress_exp.tasks.classification import derive_classes
 from tests.tasks.helpers import ModelPredictor, task, word_tokenizer, write_jsonl

@@ -5,13 +5,6 @@ from omegaconf import OmegaConf
 
 from tests.tasks.helpers import CONFIGS, task
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
-LOCAL = {"sst2": "sst2_sentence_level", "cola": "cola", "rte": "rte", "wikitext2": "wikitext2"} | {
-    "cnn_dailymail": "cnn_dailymail",
-    "wmt14_en_de": "wmt14",
-    "multi30k_en_de": "multi30k",
-}
-
 
 def test_all_tasks_are_there() -> None:
     assert len(CONFIGS) >= 17
@@ -24,16 +17,6 @@ def test_each_task_builds_and_says_what_it_is(file: Path) -> None:
     built.check()
     assert built.metric_settings() is not None and built.primary
     assert OmegaConf.load(file).data_dir is None
-
-
-@pytest.mark.parametrize("name", LOCAL)
-def test_local_copies_are_read(name: str) -> None:
-    directory = SHARED / LOCAL[name]
-    if not directory.is_dir():
-        pytest.skip(f"{directory} is not there")
-    built = task(name, data_dir=str(directory))
-    built.check()
-    assert built.rows("train") and built.rows("evaluation")
 
 
 def test_glue_tasks_have_their_own_metrics() -> None:

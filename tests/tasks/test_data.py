@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from compress_exp.config import UserError
+from compress_exp.config.checks import UserError
 from compress_exp.tasks.data import lookup, rows_digest, share
 from compress_exp.tasks.files import read_rows
 from tests.tasks.helpers import task, write_jsonl

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import BertConfig, GPT2Config, GPT2LMHeadModel
 
-from compress_exp.config import UserError
+from compress_exp.config.checks import UserError
 from compress_exp.tasks.base import Predictions
 from compress_exp.tasks.language_modelling import kept_positions, pieces, windows
 from tests.tasks.helpers import ModelPredictor, UniformPredictor, task, word_tokenizer, write_jsonl

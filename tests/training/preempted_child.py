@@ -14,7 +14,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-from compress_exp.pipeline import build_baseline
+from compress_exp.experiment.build import build_baseline
 from tests.experiments import planned
 
 STEPS = 40

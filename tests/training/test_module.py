@@ -2,17 +2,17 @@ from __future__ import annotations
 
 import pytest
 
-from compress_exp.config import UserError
+from compress_exp.config.checks import UserError
 from compress_exp.losses.soft_targets import SoftTargets
 from compress_exp.losses.task import TaskLoss
 from compress_exp.methods.prune.lottery_ticket import LotteryTicket
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.prune.once_for_all import OnceForAll
 from compress_exp.methods.quant.fake import FakeQuantInput
+from compress_exp.parallel.seeds import derived
 from compress_exp.training.flows import DistillationModule, PruneFinetuneModule, QATModule, flow_of
 from compress_exp.training.module import CompressionModule
 from compress_exp.training.rate import rate_factor
-from compress_exp.training.seeds import derived
 
 
 def test_the_rate_rises_and_falls_linearly():

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from compress_exp.lease import LeaseLost
-from compress_exp.pipeline import build_baseline
-from compress_exp.store import STATE
+from compress_exp.experiment.build import build_baseline
+from compress_exp.outputs.lease import LeaseLost
+from compress_exp.outputs.store import STATE
 from compress_exp.training.checkpoint import CHECKPOINT
 from compress_exp.training.preemption import Preemption
 from tests.experiments import planned

@@ -6,14 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from compress_exp.config import UserError
-from compress_exp.export.artifact import load
+from compress_exp.config.checks import UserError
+from compress_exp.experiment.build import apply_stage, publish, run_stage
+from compress_exp.formats.artifact import load
 from compress_exp.layers.surgery import pruned_modules
+from compress_exp.layers.weights import original
 from compress_exp.losses.task import TaskLoss
 from compress_exp.methods.prune.magnitude import MagnitudePruning
-from compress_exp.methods.select import original
-from compress_exp.pipeline import apply_stage, publish, run_stage
-from compress_exp.store import STATE
+from compress_exp.outputs.store import STATE
 from compress_exp.training.checkpoint import CHECKPOINT
 from compress_exp.training.data import Batches
 from compress_exp.training.module import CompressionModule

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from compress_exp.config import FieldError, check_number
+from compress_exp.config.checks import FieldError, check_number
 from compress_exp.layers.blocks import with_layers
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import bake

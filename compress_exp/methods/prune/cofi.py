@@ -22,18 +22,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from compress_exp.config import FieldError, check_number
+from compress_exp.config.checks import FieldError, check_number
 from compress_exp.layers.heads import attentions
 from compress_exp.layers.neurons import feed_forwards
 from compress_exp.layers.shapes import settle
 from compress_exp.layers.slices import Slice
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import Gate, bake, owned
-from compress_exp.methods.prune.amount import ToAmount, content, shapes_of
+from compress_exp.methods.prune.common.amount import ToAmount, content, shapes_of
+from compress_exp.methods.prune.common.units import Unit, check_removable, chosen, how_many, in_order
 from compress_exp.methods.prune.l0 import OPEN, open_probability, sampled, stretched
-from compress_exp.methods.prune.units import Unit, check_removable, chosen, how_many, in_order
 from compress_exp.models.families.base import Family, family_of, is_conv1d
-from compress_exp.training import seeds
+from compress_exp.parallel import seeds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from compress_exp.config import check_number
+from compress_exp.config.checks import check_number
 from compress_exp.methods.base import Context
-from compress_exp.methods.prune.base import Pruning
-from compress_exp.methods.prune.saliency import mean_over_batches
+from compress_exp.methods.prune.common.base import Pruning
+from compress_exp.methods.prune.common.saliency import mean_over_batches
 from compress_exp.methods.select import Target
 
 if TYPE_CHECKING:

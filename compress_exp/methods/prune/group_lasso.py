@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
-from compress_exp.config import check_choice
+from compress_exp.config.checks import check_choice
+from compress_exp.layers.weights import original
 from compress_exp.methods.base import Context
 from compress_exp.methods.parametrized import Mask, owned
+from compress_exp.methods.prune.common.penalty import PenaltyPruning
+from compress_exp.methods.prune.common.ranking import ranked_groups
 from compress_exp.methods.prune.l1 import Proximal, proximal
-from compress_exp.methods.prune.penalty import PenaltyPruning
-from compress_exp.methods.prune.ranking import ranked_groups
-from compress_exp.methods.select import Target, original
+from compress_exp.methods.select import Target
 from compress_exp.models.families.base import output_axis
 
 if TYPE_CHECKING:

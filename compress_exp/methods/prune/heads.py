@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from compress_exp.config import check_choice
+from compress_exp.config.checks import check_choice
 from compress_exp.layers.heads import attentions
 from compress_exp.layers.slices import Slice
 from compress_exp.methods.base import Context, Facts
-from compress_exp.methods.prune.importance import gate_gradients, normalised
-from compress_exp.methods.prune.removal import Removal
-from compress_exp.methods.prune.units import SCOPES, Unit, check_removable, chosen, in_order
+from compress_exp.methods.prune.common.importance import gate_gradients, normalised
+from compress_exp.methods.prune.common.removal import Removal
+from compress_exp.methods.prune.common.units import SCOPES, Unit, check_removable, chosen, in_order
 from compress_exp.models.families.base import Family
 
 if TYPE_CHECKING:

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from compress_exp.config import check_number
+from compress_exp.config.checks import check_number
+from compress_exp.layers.weights import original
 from compress_exp.methods.base import Context
 from compress_exp.methods.parametrized import Mask, owned
-from compress_exp.methods.prune.penalty import BERT_BASE, PenaltyPruning
-from compress_exp.methods.select import Target, original
-from compress_exp.training import seeds
+from compress_exp.methods.prune.common.penalty import BERT_BASE, PenaltyPruning
+from compress_exp.methods.select import Target
+from compress_exp.parallel import seeds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

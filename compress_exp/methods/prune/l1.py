@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from compress_exp.config import TrainConfig
+from compress_exp.config.train import TrainConfig
+from compress_exp.layers.weights import original
 from compress_exp.methods.base import Context
 from compress_exp.methods.parametrized import Mask, owned
-from compress_exp.methods.prune.penalty import PenaltyPruning
-from compress_exp.methods.select import Target, original
+from compress_exp.methods.prune.common.penalty import PenaltyPruning
+from compress_exp.methods.select import Target
 from compress_exp.training.rate import reach
 
 if TYPE_CHECKING:

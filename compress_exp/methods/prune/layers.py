@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import nn
 
-from compress_exp.config import FieldError, check_choice
+from compress_exp.config.checks import FieldError, check_choice
 from compress_exp.layers.blocks import with_layers
 from compress_exp.methods.base import Context, Facts
-from compress_exp.methods.prune.amount import content, told
-from compress_exp.methods.prune.importance import influences
-from compress_exp.methods.prune.removal import Removal
+from compress_exp.methods.prune.common.amount import content, told
+from compress_exp.methods.prune.common.importance import influences
+from compress_exp.methods.prune.common.removal import Removal
 from compress_exp.models.families.base import Family, layer_counts
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from compress_exp.config import FieldError
+from compress_exp.config.checks import FieldError
 from compress_exp.methods.base import Context, Facts
 from compress_exp.methods.parametrized import Mask, owned, trained
-from compress_exp.methods.prune.base import Pruning
-from compress_exp.training import ranks
+from compress_exp.methods.prune.common.base import Pruning
+from compress_exp.parallel import ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -3,7 +3,7 @@
 One-shot, gradually by the cubic schedule of Zhu & Gupta (2017, arXiv:1710.01878), s_t = s·(1 − (1 − t)³), or in rounds
 by the geometric one, which is the iterative pruning of Frankle & Carbin (2019, arXiv:1803.03635) without rewinding.
 Defaults: 50 % of every tensor; `gradual` cuts during the first 70 % of the training, `iterative` in 4 rounds.
-Cost: no data; see `compress_exp.methods.prune.base`.
+Cost: no data; see `compress_exp.methods.prune.common.base`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from compress_exp.methods.prune.base import Pruning
+from compress_exp.methods.prune.common.base import Pruning
 
 
 @dataclass(frozen=True, kw_only=True)

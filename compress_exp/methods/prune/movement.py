@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from compress_exp.config import FieldError, check_choice, check_number
+from compress_exp.config.checks import FieldError, check_choice, check_number
+from compress_exp.layers.weights import original
 from compress_exp.methods.base import Context, Method
 from compress_exp.methods.parametrized import Mask, attach, owned
-from compress_exp.methods.prune.base import Pruning, target_sparsity
-from compress_exp.methods.prune.ranking import ranked_groups
-from compress_exp.methods.select import original, targets
+from compress_exp.methods.prune.common.base import Pruning, target_sparsity
+from compress_exp.methods.prune.common.ranking import ranked_groups
+from compress_exp.methods.select import targets
 from compress_exp.models.families.base import is_conv1d
 from compress_exp.training.rate import reach
 

@@ -1,7 +1,7 @@
 """N:M pruning (Mishra et al. 2021, arXiv:2104.08378): of every M consecutive inputs of an output, N weights are kept.
 
 Which ones: the largest |w|, the largest |W_ij|·‖X_j‖₂ (Wanda), or those that SparseGPT chooses, and changes.
-Defaults: 2:4 by magnitude; 512 calibration rows for the other two. Stored as patterns (`compress_exp.export.n_m`) where
+Defaults: 2:4 by magnitude; 512 calibration rows for the other two. Stored as patterns (`formats/codecs/n_m.py`) where
 that is smaller than a bitmask. It is faster on GPUs with sparse tensor cores only, never on a CPU.
 Cost: none over data by magnitude; otherwise that of the criterion (`wanda`, `sparsegpt`).
 """
@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from compress_exp.config import FieldError, check_choice, check_number
+from compress_exp.config.checks import FieldError, check_choice, check_number
+from compress_exp.layers.weights import original
 from compress_exp.methods.base import Context, Facts
 from compress_exp.methods.calibration import Statistic
-from compress_exp.methods.prune.amount import Amount
-from compress_exp.methods.prune.calibrated import CalibratedPruning, rows
-from compress_exp.methods.prune.ranking import check_scores, smallest_of_rows
+from compress_exp.methods.prune.common.amount import Amount
+from compress_exp.methods.prune.common.calibrated import CalibratedPruning, rows
+from compress_exp.methods.prune.common.ranking import check_scores, smallest_of_rows
 from compress_exp.methods.prune.sparsegpt import Choice, Hessian, sparsify
 from compress_exp.methods.prune.wanda import SquaredNorms, wanda_scores
-from compress_exp.methods.select import Target, original
+from compress_exp.methods.select import Target
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from compress_exp.methods.prune.base import Pruning
+from compress_exp.methods.prune.common.base import Pruning
 
 
 @dataclass(frozen=True, kw_only=True)

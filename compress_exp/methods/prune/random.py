@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from compress_exp.layers.weights import original
 from compress_exp.methods.base import Context
-from compress_exp.methods.prune.base import Pruning
-from compress_exp.methods.select import Target, original
+from compress_exp.methods.prune.common.base import Pruning
+from compress_exp.methods.select import Target
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from compress_exp.config import check_number
+from compress_exp.config.checks import check_number
+from compress_exp.layers.weights import original
 from compress_exp.methods.base import Context
 from compress_exp.methods.parametrized import Mask, owned
+from compress_exp.methods.prune.common.penalty import BERT_BASE, PenaltyPruning
+from compress_exp.methods.prune.common.ranking import smallest
 from compress_exp.methods.prune.movement import MovementGate, warn_of_standstill
-from compress_exp.methods.prune.penalty import BERT_BASE, PenaltyPruning
-from compress_exp.methods.prune.ranking import smallest
 from compress_exp.methods.schedules import sparsity_at
-from compress_exp.methods.select import Target, original
+from compress_exp.methods.select import Target
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -5,7 +5,8 @@ columns are gone through in blocks of 128: the k smallest w²/U_jj² of a block'
 error e = (w − q)/U_jj is spread over the columns to the right, W_{:,j:} −= e·U_{j,j:}. The kept weights change. Inputs
 that are always zero lose their weights. Deviations: k is exact where the authors' code prunes one more per block;
 U comes from one Cholesky factorization of H instead of two and an inverse (float32).
-Defaults: 512 rows. Cost: see `compress_exp.methods.prune.calibrated`; inputs² × 4 bytes for each matrix of a block.
+Defaults: 512 rows. Cost: see `compress_exp.methods.prune.common.calibrated`; inputs² × 4 bytes for each matrix
+of a block.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import torch
 from torch import Tensor
 
 from compress_exp.methods.calibration import Statistic
-from compress_exp.methods.prune.calibrated import CalibratedPruning
-from compress_exp.methods.prune.ranking import check_scores, smallest
+from compress_exp.methods.prune.common.calibrated import CalibratedPruning
+from compress_exp.methods.prune.common.ranking import check_scores, smallest
 from compress_exp.methods.select import Target
-from compress_exp.training.ranks import all_sum
+from compress_exp.parallel.ranks import all_sum
 
 BLOCK = 128
 DAMPING = 0.01

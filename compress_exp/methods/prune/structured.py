@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from compress_exp.config import FieldError, check_choice, check_number
+from compress_exp.config.checks import FieldError, check_choice, check_number
 from compress_exp.layers.heads import attentions
 from compress_exp.layers.neurons import feed_forwards
 from compress_exp.layers.slices import Slice
 from compress_exp.methods.base import Context
+from compress_exp.methods.prune.common.removal import Removal
+from compress_exp.methods.prune.common.units import Unit, check_removable, chosen, entries_of
 from compress_exp.methods.prune.heads import head_units
 from compress_exp.methods.prune.neurons import SCORES, neuron_units
-from compress_exp.methods.prune.removal import Removal
-from compress_exp.methods.prune.units import Unit, check_removable, chosen, entries_of
 from compress_exp.models.families.base import Family
 
 if TYPE_CHECKING:

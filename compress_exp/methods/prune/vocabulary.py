@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compress_exp.config import check_number
+from compress_exp.config.checks import check_number
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import bake
 from compress_exp.models.vocabulary import counts, shrink, smaller_tokenizer

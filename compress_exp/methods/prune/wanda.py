@@ -5,7 +5,7 @@ are compared within each output row, s·n of n inputs go, ties by index, and wha
 whole number the authors take the lower one in every row; here the first rows lose one more, so that the matrix is
 exact.
 Defaults: 512 rows.
-Cost: see `compress_exp.methods.prune.calibrated`; one number per input on top.
+Cost: see `compress_exp.methods.prune.common.calibrated`; one number per input on top.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from compress_exp.methods.calibration import Statistic
-from compress_exp.methods.prune.calibrated import CalibratedPruning
-from compress_exp.methods.prune.ranking import ranked_masks
+from compress_exp.methods.prune.common.calibrated import CalibratedPruning
+from compress_exp.methods.prune.common.ranking import ranked_masks
 from compress_exp.methods.select import Target
-from compress_exp.training.ranks import all_sum
+from compress_exp.parallel.ranks import all_sum
 
 
 class SquaredNorms:

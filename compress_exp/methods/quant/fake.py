@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from compress_exp.config import FieldError
-from compress_exp.finite import nonfinite
-from compress_exp.training import ranks
+from compress_exp.config.checks import FieldError
+from compress_exp.models.finite import nonfinite
+from compress_exp.parallel import ranks
 
 TINY = 1e-8
 

@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from compress_exp.config import check_number
+from compress_exp.config.checks import check_number
 from compress_exp.layers.int8 import LIMIT, OVERFLOW_SAFE_LIMIT, Int8Embedding, Int8Linear
 from compress_exp.layers.surgery import replace_module
+from compress_exp.layers.weights import original, weight_of
 from compress_exp.methods.base import Context, Facts, Method
 from compress_exp.methods.parametrized import attach, attached, parametrized
 from compress_exp.methods.quant.fake import FakeQuantInput, FakeQuantWeight, input_grid, quantize_input, row_scale
-from compress_exp.methods.select import Target, matching, original, targets, weight_of
+from compress_exp.methods.select import Target, matching, targets
 from compress_exp.models.families.base import is_conv1d, is_linear, output_axis
-from compress_exp.training.forward import forward_logits
+from compress_exp.models.forward import forward_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

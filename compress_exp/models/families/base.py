@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from compress_exp.config import UserError
+from compress_exp.config.checks import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

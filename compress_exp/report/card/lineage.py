@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from compress_exp.report.page.describe import pairs
-from compress_exp.report.records import Record
-from compress_exp.secrecy import clean
+from compress_exp.config.secrecy import clean
+from compress_exp.outputs.records import Record
+from compress_exp.report.analysis.describe import pairs
 
 TRAIN = "train"
 

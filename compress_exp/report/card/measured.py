@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from compress_exp.outputs.records import Record, number, runtime
+from compress_exp.report.analysis.badges import mark
+from compress_exp.report.analysis.conditions import conditions
+from compress_exp.report.analysis.describe import command
+from compress_exp.report.analysis.entries import fold, primary
+from compress_exp.report.analysis.majority import Majority
 from compress_exp.report.card.lineage import stages
-from compress_exp.report.page.badges import mark
-from compress_exp.report.page.conditions import conditions
-from compress_exp.report.page.describe import command
-from compress_exp.report.page.entries import fold, primary
-from compress_exp.report.page.majority import Majority
-from compress_exp.report.records import Record, number, runtime
 
 NONE = "–"
 Cell = float | None

@@ -14,10 +14,10 @@ import secrets
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from compress_exp.config.secrecy import hide, safe
+from compress_exp.outputs.files import digest
+from compress_exp.outputs.records import Record, read
 from compress_exp.report.card.lineage import Names, lineage, stages
-from compress_exp.report.records import Record, read
-from compress_exp.secrecy import hide, safe
-from compress_exp.store import digest
 
 log = logging.getLogger("compress_exp")
 
@@ -118,9 +118,9 @@ class _Bundle:
             about: the records that speak of it.
             names: where there are none.
         """
+        from compress_exp.report.analysis.majority import Majority
         from compress_exp.report.card.measured import in_passing, measured
         from compress_exp.report.card.render import render
-        from compress_exp.report.page.majority import Majority
 
         dense = {_dense(record) for record in about}
         own = [self._safe(record) for record in about]

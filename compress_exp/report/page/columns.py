@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from compress_exp.report.page.entries import Entry
-from compress_exp.report.page.spread import Spread
-from compress_exp.report.records import runtime
+from compress_exp.outputs.records import runtime
+from compress_exp.report.analysis.entries import Entry
+from compress_exp.report.analysis.spread import Spread
 
 NOISE = "≈"
 NONE = "–"

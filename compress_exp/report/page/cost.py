@@ -7,8 +7,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from compress_exp.outputs.records import Record, number
 from compress_exp.report.page.style import GREY, plain_figure, text
-from compress_exp.report.records import Record, number
 
 COMPRESSING, MEASURING, DENSE = "compressing", "measuring", "training the dense model"
 

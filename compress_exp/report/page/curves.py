@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from compress_exp.outputs.records import Record
 from compress_exp.report.page.style import text
-from compress_exp.report.records import Record
 
 POINTS = 60
 NOT_LOSSES = ("sparsity", "quantization_error", "agreement", "learning_rate", "accuracy", "density", "bits")

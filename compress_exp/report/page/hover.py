@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from compress_exp.report.analysis.entries import Entry
 from compress_exp.report.page.columns import form
-from compress_exp.report.page.entries import Entry
 
 
 def hover(entry: Entry, metric: str) -> list[str]:

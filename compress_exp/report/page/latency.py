@@ -8,9 +8,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from compress_exp.report.page.entries import Entry
+from compress_exp.outputs.records import Record, number
+from compress_exp.report.analysis.entries import Entry
 from compress_exp.report.page.style import Style, log_axis, plain_figure, text, whose
-from compress_exp.report.records import Record, number
 
 Shape = tuple[int, int]
 

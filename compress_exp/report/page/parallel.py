@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from compress_exp.report.page.entries import DENSE, Entry
+from compress_exp.report.analysis.entries import DENSE, Entry
 from compress_exp.report.page.scatter import megabytes
 from compress_exp.report.page.style import Style, plain_figure, text
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from compress_exp.report.page.entries import Entry
-from compress_exp.report.page.pareto import front
+from compress_exp.report.analysis.entries import Entry
+from compress_exp.report.analysis.pareto import front
 from compress_exp.report.page.style import GREY, Style, log_axis, plain_figure, quality_axis, text, whose
 
 FLOORS = (0.99, 0.999)

@@ -6,21 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from compress_exp.report.page.badges import mark
+from compress_exp.outputs.records import Record
+from compress_exp.report.analysis.badges import mark
+from compress_exp.report.analysis.conditions import conditions
+from compress_exp.report.analysis.entries import DENSE, Entry, fold, plain, primary
+from compress_exp.report.analysis.majority import Majority
 from compress_exp.report.page.bars import bars
 from compress_exp.report.page.columns import NOISE, Column, columns, form
-from compress_exp.report.page.conditions import conditions
 from compress_exp.report.page.cost import cost, scale, seconds
 from compress_exp.report.page.curves import Histories
-from compress_exp.report.page.entries import DENSE, Entry, fold, plain, primary
 from compress_exp.report.page.hover import hover
 from compress_exp.report.page.latency import latency
-from compress_exp.report.page.majority import Majority
 from compress_exp.report.page.parallel import parallel
 from compress_exp.report.page.scatter import best, megabytes, milliseconds, scatter
 from compress_exp.report.page.style import Style
 from compress_exp.report.page.waterfall import measured, steps, waterfalls
-from compress_exp.report.records import Record
 
 GOOD = 0.99
 

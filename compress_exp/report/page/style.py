@@ -10,7 +10,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from compress_exp.report.page.entries import DENSE, Entry
+from compress_exp.report.analysis.entries import DENSE, Entry
 
 COLOURS = ("#4c78d8", "#f2811d", "#2fa66a", "#d6455d", "#9467d8", "#12a5b8", "#c79a12", "#e377c2", "#7c9a3c", "#a0674b")
 GREY = "#8a8f98"

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from compress_exp.report.page.entries import Entry, dense_quality, headline, primary
+from compress_exp.outputs.records import Record, number
+from compress_exp.report.analysis.entries import Entry, dense_quality, headline, primary
 from compress_exp.report.page.style import GREY, text
-from compress_exp.report.records import Record, number
 
 GOOD, BAD = "#2fa66a", "#d6455d"
 

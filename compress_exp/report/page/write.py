@@ -13,14 +13,14 @@ import jinja2
 import plotly.offline
 from markupsafe import Markup, escape
 
+from compress_exp.outputs.files import finite
+from compress_exp.outputs.records import Record
+from compress_exp.report.analysis.entries import weights_of
+from compress_exp.report.analysis.majority import Majority
+from compress_exp.report.analysis.missing import missing
 from compress_exp.report.page.curves import Histories
-from compress_exp.report.page.entries import weights_of
-from compress_exp.report.page.majority import Majority
-from compress_exp.report.page.missing import missing
 from compress_exp.report.page.sections import Section, sections
 from compress_exp.report.page.style import Style
-from compress_exp.report.records import Record
-from compress_exp.store import finite
 
 HERE = Path(__file__).parent
 SCRIPTS = ("figures.js", "choose.js", "page.js")

@@ -23,10 +23,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from compress_exp.layers.int8 import Int8Linear
-from compress_exp.runtimes.base import Unserved
 
 OPSET = 17
-LARGEST = 2_000_000_000
 MICROSOFT = "com.microsoft"
 LARGEST_CODE = "largest_code"
 
@@ -36,13 +34,7 @@ def encoder(model: Any) -> bytes:
 
     Args:
         model: what `compress_exp.load` returns, in float32 or int8. It stays as it is.
-
-    Raises:
-        Unserved: the model is larger than one file can be.
     """
-    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    if (size := sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())) > LARGEST:
-        raise Unserved(f"an ONNX file holds 2 GB and the model has {size / 1e9:.1f} GB")
     names = ["input_ids", "attention_mask"]
     if int(getattr(model.config, "type_vocab_size", 0) or 0) > 1:
         names.append("token_type_ids")

@@ -6,10 +6,10 @@ import pytest
 import torch
 import transformers
 
-from compress_exp.config import UserError
-from compress_exp.export.artifact import save
+from compress_exp.config.checks import UserError
+from compress_exp.experiment.build import apply_stage
+from compress_exp.formats.artifact import save
 from compress_exp.models.tokenizers import train_tokenizer
-from compress_exp.pipeline import apply_stage
 from tests.experiments import planned
 
 

@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from compress_exp.config import FieldError
+from compress_exp.config.checks import FieldError
 from compress_exp.layers.surgery import pruned_modules
 from compress_exp.methods.distill.student import Student, fewer_layers, kept_layers
 from compress_exp.methods.parametrized import bake, lock, mark_masked
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.models.families.base import family_of, layer_counts
-from compress_exp.training.forward import forward_logits
+from compress_exp.models.forward import forward_logits
 
 
 @pytest.mark.parametrize(

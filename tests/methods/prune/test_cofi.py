@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from compress_exp.config import FieldError
+from compress_exp.config.checks import FieldError
 from compress_exp.methods.parametrized import Gate, attach, bake, owned
 from compress_exp.methods.prune.cofi import MULTIPLIERS, CofiPruning, UnitGate
 from compress_exp.methods.quant.fake import FakeQuantWeight
 from compress_exp.methods.select import Select, targets
 from compress_exp.models.families.base import family_of, output_axis
-from compress_exp.training.forward import forward_logits
+from compress_exp.models.forward import forward_logits
 from tests.slimming import FAMILIES, build, family_name
 
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from compress_exp.export.artifact import load
+from compress_exp.experiment.build import apply_stage, publish, run_stage
+from compress_exp.formats.artifact import load
 from compress_exp.layers.heads import attentions
 from compress_exp.layers.neurons import feed_forwards
 from compress_exp.layers.surgery import is_pruned
 from compress_exp.methods.parametrized import owned
 from compress_exp.methods.prune.cofi import CofiPruning, UnitGate
 from compress_exp.models.families.base import family_of
-from compress_exp.pipeline import apply_stage, publish, run_stage
 from tests.experiments import planned
 from tests.slimming import build
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from compress_exp.methods.parametrized import bake, lock, mark_masked, owned
+from compress_exp.methods.prune.common.ranking import ranked_groups
 from compress_exp.methods.prune.group_lasso import GroupLassoPruning
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.prune.movement import MovementGate, MovementPruning
-from compress_exp.methods.prune.ranking import ranked_groups
 from compress_exp.methods.select import Select, targets
 from compress_exp.models.families.base import family_of
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from compress_exp.export.artifact import load
+from compress_exp.experiment.build import apply_stage, publish
+from compress_exp.formats.artifact import load
 from compress_exp.layers.surgery import pruned_modules
 from compress_exp.methods.parametrized import bake, owned
 from compress_exp.methods.prune.l0 import HardConcrete, L0Pruning, open_probability, sampled, stretched
-from compress_exp.pipeline import apply_stage, publish
 from tests.experiments import planned
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from compress_exp.export.artifact import load
+from compress_exp.experiment.build import apply_stage, publish, run_stage
+from compress_exp.formats.artifact import load
 from compress_exp.layers.heads import attentions
 from compress_exp.layers.neurons import feed_forwards
 from compress_exp.models.families.base import family_of
-from compress_exp.pipeline import apply_stage, publish, run_stage
-from compress_exp.training.forward import forward_logits
+from compress_exp.models.forward import forward_logits
 from tests.experiments import planned
 
 LATER = {

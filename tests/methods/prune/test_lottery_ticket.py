@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from compress_exp.config import FieldError
+from compress_exp.config.checks import FieldError
+from compress_exp.experiment.build import apply_stage
 from compress_exp.methods.parametrized import trained
 from compress_exp.methods.prune.lottery_ticket import LotteryTicket
-from compress_exp.pipeline import apply_stage
 from compress_exp.training.flows import PruneFinetuneModule
 from tests.experiments import planned
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from compress_exp.config import FieldError, UserError
+from compress_exp.config.checks import FieldError, UserError
+from compress_exp.layers.weights import original
 from compress_exp.methods.parametrized import Mask, attached, bake, lock, mark_masked
 from compress_exp.methods.prune.magnitude import MagnitudePruning
-from compress_exp.methods.select import Select, original, targets
+from compress_exp.methods.select import Select, targets
 
 FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from compress_exp.config import FieldError, UserError
+from compress_exp.config.checks import FieldError, UserError
+from compress_exp.layers.weights import original
 from compress_exp.methods.parametrized import attached, bake, lock, mark_masked, owned, passing
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.prune.movement import MovementGate, MovementPruning
 from compress_exp.methods.prune.soft_movement import SoftMovementPruning
-from compress_exp.methods.select import original
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from compress_exp.layers.weights import original
 from compress_exp.methods.parametrized import attach
 from compress_exp.methods.prune.movement import MovementGate, MovementPruning
-from compress_exp.methods.select import Target, original
+from compress_exp.methods.select import Target
 
 ROWS, WIDTH, TOKENS, RATE, SCORE_RATE = 6, 8, 20, 0.05, 2.0
 

@@ -6,13 +6,13 @@ from itertools import combinations
 import pytest
 import torch
 
-from compress_exp.config import FieldError, UserError
+from compress_exp.config.checks import FieldError, UserError
+from compress_exp.experiment.build import apply_stage, run_stage
 from compress_exp.methods.parametrized import Mask, attached, bake, lock, mark_masked
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.prune.n_m import NMPruning, n_m_mask
 from compress_exp.methods.select import Select, targets
 from compress_exp.models.families.base import input_widths, is_conv1d
-from compress_exp.pipeline import apply_stage, run_stage
 from tests.experiments import planned
 
 FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from compress_exp.export.artifact import load
+from compress_exp.experiment.build import apply_stage, publish
+from compress_exp.formats.artifact import load
 from compress_exp.layers.surgery import is_pruned, pruned_modules
+from compress_exp.layers.weights import original
 from compress_exp.methods.parametrized import Mask, gates, owned
 from compress_exp.methods.prune.once_for_all import OnceForAll
-from compress_exp.methods.select import original
 from compress_exp.models.families.base import family_of, roles
-from compress_exp.pipeline import apply_stage, publish
 from tests.experiments import planned
 
 STEPS = 10

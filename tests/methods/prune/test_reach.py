@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from compress_exp.config import UserError
-from compress_exp.pipeline import apply_stage
+from compress_exp.config.checks import UserError
+from compress_exp.experiment.build import apply_stage
 from tests.experiments import planned
 
 VARIANTS = {

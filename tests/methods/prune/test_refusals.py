@@ -6,7 +6,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from compress_exp.config import UserError
+from compress_exp.config.checks import UserError
+from compress_exp.experiment.build import apply_stage
+from compress_exp.experiment.plan import plan
+from compress_exp.layers.weights import original
 from compress_exp.methods.calibration import Statistic
 from compress_exp.methods.parametrized import owned
 from compress_exp.methods.prune.group_lasso import GroupLassoPruning
@@ -16,9 +19,7 @@ from compress_exp.methods.prune.movement import MovementGate
 from compress_exp.methods.prune.soft_movement import SoftMovementPruning
 from compress_exp.methods.prune.sparsegpt import Hessian, SparseGPTPruning
 from compress_exp.methods.prune.wanda import SquaredNorms, WandaPruning
-from compress_exp.methods.select import Select, original, targets
-from compress_exp.pipeline import apply_stage
-from compress_exp.plan import plan
+from compress_exp.methods.select import Select, targets
 from tests.experiments import configure, planned
 
 ROUNDS = {"rounds": 2, "rewind": 0.0}

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from compress_exp.layers.weights import original
 from compress_exp.methods.parametrized import Mask, attached, bake, lock, mark_masked
+from compress_exp.methods.prune.common.ranking import ranked_masks
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.prune.n_m import n_of_columns
-from compress_exp.methods.prune.ranking import ranked_masks
 from compress_exp.methods.prune.sparsegpt import (
     Hessian,
     SparseGPTPruning,
@@ -20,7 +21,7 @@ from compress_exp.methods.prune.sparsegpt import (
     sparsify,
 )
 from compress_exp.methods.prune.wanda import wanda_scores
-from compress_exp.methods.select import Select, original, targets
+from compress_exp.methods.select import Select, targets
 
 FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
 

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from compress_exp.config import FieldError
+from compress_exp.config.checks import FieldError
+from compress_exp.layers.weights import original
 from compress_exp.methods.parametrized import Mask, attached, bake, lock, mark_masked
+from compress_exp.methods.prune.common.ranking import ranked_masks
 from compress_exp.methods.prune.magnitude import MagnitudePruning
-from compress_exp.methods.prune.ranking import ranked_masks
 from compress_exp.methods.prune.wanda import SquaredNorms, WandaPruning, wanda_scores
-from compress_exp.methods.select import Select, original, targets
+from compress_exp.methods.select import Select, targets
 from compress_exp.models.families.base import is_conv1d
-from compress_exp.training.forward import forward_logits
+from compress_exp.models.forward import forward_logits
 
 FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.nn.utils import parametrize
 
-from compress_exp.config import FieldError
+from compress_exp.config.checks import FieldError
 from compress_exp.layers.int8 import Int8Embedding, Int8Linear
 from compress_exp.methods.parametrized import attached, bake, lock, mark_masked
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.quant.fake import FakeQuantInput, FakeQuantWeight, input_grid, row_scale
 from compress_exp.methods.quant.int8 import Int8
-from compress_exp.training.forward import forward_logits
+from compress_exp.models.forward import forward_logits
 
 FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
 

@@ -1,0 +1,316 @@
+"""Building what a plan asks for: the baseline, and one stage after the other."""
+
+from __future__ import annotations
+
+import logging
+import math
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress_exp.config.build import plain
+from compress_exp.config.checks import FieldError, UserError
+from compress_exp.config.train import TrainConfig
+from compress_exp.experiment.plan import Plan
+from compress_exp.experiment.record import sources
+from compress_exp.losses.task import TaskLoss
+from compress_exp.methods.base import Context
+from compress_exp.models.families.base import family_of
+from compress_exp.outputs.progress import Beat, Progress, unheard
+from compress_exp.outputs.store import STATE, Store
+from compress_exp.report.card import Names, publish_card
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from compress_exp.training.module import CompressionModule
+
+log = logging.getLogger("compress_exp")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model ready to be written, with what its training left: curves, steps, seconds."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    history: list[dict[str, float]]
+    steps: int
+    seconds: float
+
+
+def build_baseline(plan: Plan, directory: Path, beat: Beat = unheard) -> dict[str, Any]:
+    """Train the dense model on hard labels, or take the given one, into `directory`."""
+    from compress_exp.parallel.team import team
+
+    with team(1 if plan.model.finetuned else plan.train.devices, lambda: _rank_job(plan, None, directory)):
+        built = train_baseline(plan, directory, beat)
+    check_weights(built.model, "baseline")
+    return publish(built, directory)
+
+
+def train_baseline(plan: Plan, directory: Path, beat: Beat = unheard) -> Built:
+    """What every rank does for the dense model."""
+    from compress_exp.training.module import CompressionModule
+
+    use_threads(plan.train)
+    tokenizer = plan.model.tokenizer(plan.task)
+    model = plan.model.load(plan.task, tokenizer, plan.seed)
+    if plan.model.finetuned:
+        return Built(model.eval(), tokenizer, [], 0, 0.0)
+    features = plan.task.features("train", tokenizer, model.config)
+    module = CompressionModule(
+        model, plan.task, TaskLoss(), (), plan.train, steps_of(plan.train, len(features)), plan.seed, None
+    )
+    return train(plan, module, tokenizer, features, directory, "baseline", beat)
+
+
+def run_stage(
+    plan: Plan, index: int, parent: Path, baseline: Path, directory: Path, beat: Beat = unheard
+) -> dict[str, Any]:
+    """Apply the methods of one stage to the parent's model, into `directory`."""
+    return publish(apply_stage(plan, index, parent, baseline, directory, beat), directory)
+
+
+def apply_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory: Path, beat: Beat = unheard) -> Built:
+    """Prepare, train if anything trains, convert; nothing is parametrized any more when it comes back."""
+    from compress_exp.methods.parametrized import bake, mark_masked
+    from compress_exp.parallel.team import team
+
+    stage = plan.stages[index]
+    devices = stage.train.devices if stage.trains else 1
+    with team(devices, lambda: _rank_job(plan, index, directory, parent, baseline)):
+        built = train_stage(plan, index, parent, baseline, directory, beat)
+    model = built.model.cpu().eval()
+    for method in stage.methods:
+        mark_masked(model)
+        model = method.convert(model)
+    mark_masked(model)
+    bake(model)
+    check_weights(model, stage.label)
+    return replace(built, model=model)
+
+
+def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory: Path, beat: Beat = unheard) -> Built:
+    """What every rank does for a stage: prepare, and train if anything trains."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from compress_exp.formats.artifact import load
+    from compress_exp.methods.parametrized import lock
+    from compress_exp.parallel.ranks import own_rows
+    from compress_exp.training.data import calibration_batches
+    from compress_exp.training.flows import flow_of
+
+    stage = plan.stages[index]
+    use_threads(stage.train)
+    torch.manual_seed(plan.seed)
+    before: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(parent)
+    tokenizer = before
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load(parent).to(device)  # type: ignore[arg-type]
+    features = plan.task.features("train", before, model.config)
+    for key, method in zip(stage.keys, stage.methods, strict=True):
+        try:
+            tokenizer = method.retokenize(tokenizer, features)
+        except FieldError as error:
+            raise error.at(f"method.{key}") from error
+    if tokenizer is not before:
+        features = plan.task.features("train", tokenizer, model.config)
+    steps = steps_of(stage.train, len(features)) if stage.trains else 0
+
+    def calibration(count: int) -> list[dict[str, torch.Tensor]]:
+        batches = calibration_batches(features, lambda rows: plan.task.collate(rows, tokenizer), plan.seed, count)
+        return [{name: tensor.to(device) for name, tensor in own_rows(batch).items()} for batch in batches]
+
+    context = Context(
+        family=family_of(model.config.model_type),
+        task=plan.task,
+        tokenizer=tokenizer,
+        parent_tokenizer=before,
+        seed=plan.seed,
+        device=device,
+        steps=steps,
+        baseline=lambda: load(baseline),
+        pretrained=lambda: plan.model.load(plan.task, tokenizer, plan.seed),
+        calibration=calibration,
+        directory=directory / STATE,
+    )
+    for key, method in zip(stage.keys, stage.methods, strict=True):
+        lock(model)
+        try:
+            model = method.prepare(model, context)
+        except FieldError as error:
+            raise error.at(f"method.{key}") from error
+    lock(model)
+    if not stage.trains:
+        with torch.no_grad():
+            for key, method in zip(stage.keys, stage.methods, strict=True):
+                try:
+                    method.step(model, 1.0)
+                    method.finish(model)
+                except FieldError as error:
+                    raise error.at(f"method.{key}") from error
+        return Built(model, tokenizer, [], 0, 0.0)
+    teacher = load_teacher(plan, baseline, model, tokenizer) if stage.uses_teacher else None
+    flow = flow_of(stage.methods)
+    module = flow(model, plan.task, stage.loss, stage.methods, stage.train, steps, plan.seed, teacher)
+    return train(plan, module, tokenizer, features, directory, stage.label, beat)
+
+
+def _rank_job(
+    plan: Plan, stage: int | None, directory: Path, parent: Path | None = None, baseline: Path | None = None
+) -> dict[str, Any]:
+    """What a further process of a training is told (see `compress_exp.experiment.rank`)."""
+    places = {"directory": str(directory), "parent_artifact": str(parent), "baseline": str(baseline)}
+    return {"config": plain(plan.config), "stage": stage, **places}
+
+
+def load_teacher(plan: Plan, baseline: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The baseline, or the artifact that `teacher` names if it reads and says what the student does.
+
+    A teacher of more tokens than the student's is cut to them, so that both read the same ids.
+    """
+    from transformers import AutoTokenizer
+
+    from compress_exp.formats.artifact import load
+    from compress_exp.models.vocabulary import shrink
+
+    place = baseline if plan.teacher == "baseline" else Path(plan.teacher)
+    teacher, own = load(place), AutoTokenizer.from_pretrained(place)
+    same = own.get_vocab() == tokenizer.get_vocab()
+    if not same and set(tokenizer.get_vocab()) < set(own.get_vocab()):
+        shrink(teacher, own, tokenizer)
+        same = True
+    classes = "num_labels" if plan.task.kind == "classification" else "vocab_size"
+    if not same or getattr(teacher.config, classes) != getattr(model.config, classes):
+        raise UserError(f"teacher: {plan.teacher!r} has another vocabulary or other classes than the student")
+    return teacher
+
+
+def use_threads(budget: TrainConfig) -> None:
+    """Give PyTorch the threads of a budget, or this process's share of the cores."""
+    import torch
+
+    from compress_exp.parallel.cores import available_cores
+    from compress_exp.parallel.ranks import world
+
+    torch.set_num_threads(budget.threads or max(1, available_cores() // world()))
+
+
+def steps_of(budget: TrainConfig, rows: int) -> int:
+    """Optimiser steps of one round of a budget."""
+    from compress_exp.training.data import steps_per_epoch
+
+    if budget.max_steps is not None:
+        return budget.max_steps
+    return max(1, math.ceil(budget.epochs * steps_per_epoch(rows, budget.batch_size)))
+
+
+def train(
+    plan: Plan,
+    module: CompressionModule,
+    tokenizer: PreTrainedTokenizerBase,
+    features: list[dict[str, Any]],
+    directory: Path,
+    label: str,
+    beat: Beat,
+) -> Built:
+    """Train to the end, from the checkpoint in the directory's state if a killed run left one.
+
+    Raises:
+        UserError: the loss, scores or observed ranges are not finite.
+    """
+    from compress_exp.parallel.ranks import own_rows
+    from compress_exp.training.data import Batches
+    from compress_exp.training.trainer import fit
+
+    budget = module.budget
+    batches = Batches(
+        features,
+        lambda rows: own_rows(plan.task.collate(rows, tokenizer)),
+        budget.batch_size,
+        plan.seed,
+        budget.buckets,
+        module.total_steps,
+    )
+    (directory / STATE).mkdir(exist_ok=True)
+    try:
+        seconds = fit(module, batches, budget, directory / STATE, label, beat)
+        module.finish()
+    except FieldError as error:
+        raise error.at(label) from error
+    return Built(module.model, tokenizer, module.history, module.total_steps, seconds)
+
+
+def check_weights(model: PreTrainedModel, label: str) -> None:
+    """Refuse a model that nothing can be said of.
+
+    Raises:
+        UserError: it holds NaN or infinity.
+    """
+    from compress_exp.models.finite import nonfinite_weight
+
+    if (wrong := nonfinite_weight(model)) is not None:
+        raise UserError(f"{label}: what was built is not finite, {wrong}; lower train.learning_rate, here or before")
+
+
+def publish(built: Built, directory: Path) -> dict[str, Any]:
+    """Write the artifact's files; facts for build.json come back."""
+    from compress_exp.formats.artifact import save
+    from compress_exp.outputs.history import write_history
+
+    write_history(built.history, directory / "history.csv")
+    save(built.model, built.tokenizer, directory)
+    versions = {name: version(name) for name in ("torch", "transformers", "lightning")}
+    return {
+        "steps": built.steps,
+        "training_seconds": built.seconds,
+        "host": platform.node(),
+        "versions": versions,
+    }
+
+
+def produce(
+    plan: Plan, store: Store, progress: Progress, until: int, newer_than: float = 0.0, baseline_too: bool = False
+) -> list[Path]:
+    """Baseline and the artifact of every stage, in order; what is there is reused.
+
+    Args:
+        plan: the experiment.
+        store: where artifacts are.
+        progress: told what is built, step by step.
+        until: the last stage that is wanted, counted from 1; 0 for the baseline alone.
+        newer_than: stages finished before this time are built again.
+        baseline_too: so is the baseline.
+    """
+    paths: list[Path] = []
+    labels = dict(zip(plan.chain[1:], (stage.label for stage in plan.stages), strict=True))
+    names = Names(plan.model.name, plan.task.name, labels, sources(plan))
+
+    def get(recipe: dict[str, Any], label: str, since: float, build: Callable[[Path, Beat], dict[str, Any]]) -> None:
+        def make(directory: Path, check: Callable[[], None]) -> dict[str, Any]:
+            started = time.monotonic()
+            facts = build(directory, progress.beat(check))
+            seconds = time.monotonic() - started
+            log.info("%-24s built in %.0f s, %d steps -> %s", label, seconds, facts["steps"], store.path(recipe))
+            return facts | {"seconds": seconds}
+
+        progress.stage(label)
+        paths.append(store.get(recipe, make, label, since))
+        publish_card(store.root, paths[-1].name, names)
+
+    since = newer_than if baseline_too else 0.0
+    get(plan.baseline_recipe, "baseline", since, lambda directory, beat: build_baseline(plan, directory, beat))
+    for index, stage in enumerate(plan.stages[:until]):
+        parent = paths[-1]
+
+        def build(directory: Path, beat: Beat, index: int = index, parent: Path = parent) -> dict[str, Any]:
+            return run_stage(plan, index, parent, paths[0], directory, beat)
+
+        get(plan.stage_recipe(index), stage.label, newer_than, build)
+    return paths

@@ -1,0 +1,245 @@
+"""What the configuration asks for, checked, with the recipes that name everything it will build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from compress_exp.config.build import build, plain
+from compress_exp.config.checks import FieldError, UserError, check_choice, check_number
+from compress_exp.config.train import TrainConfig
+from compress_exp.experiment.stages import Stage, arrange
+from compress_exp.losses.base import Loss
+from compress_exp.methods.base import Facts, Method
+from compress_exp.models.families.base import Family, block_sizes, input_widths, layer_counts
+from compress_exp.models.loading import Model, check_weights, read_config
+from compress_exp.outputs.files import digest
+from compress_exp.outputs.manifest import Identity
+from compress_exp.outputs.objectives import parse as parse_objectives
+
+if TYPE_CHECKING:
+    from compress_exp.measure.hardware import Hardware
+    from compress_exp.tasks.base import Task
+    from compress_exp.tracking.base import Tracking
+
+RECIPE = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked experiment: everything built from the configuration but nothing trained."""
+
+    model: Model
+    task: Task
+    train: TrainConfig
+    stages: tuple[Stage, ...]
+    hardware: Hardware
+    tracking: Tracking
+    facts: Facts
+    seed: int
+    teacher: str
+    config: DictConfig
+
+    @cached_property
+    def baseline_recipe(self) -> dict[str, Any]:
+        """What decides the dense model."""
+        recipe = {"recipe": RECIPE, "kind": "baseline", "model": self.model.identity(), "task": self.task.identity()}
+        return recipe | ({} if self.model.finetuned else {"train": self.train.identity(), "seed": self.seed})
+
+    @cached_property
+    def recipes(self) -> list[dict[str, Any]]:
+        """The baseline's recipe and those of the stages, in order."""
+        recipes = [self.baseline_recipe]
+        for stage in self.stages:
+            recipes.append(self._stage_recipe(stage, digest(recipes[-1])))
+        return recipes
+
+    def stage_recipe(self, index: int) -> dict[str, Any]:
+        """What decides the artifact of a stage, its parent by key."""
+        return self.recipes[index + 1]
+
+    def _stage_recipe(self, stage: Stage, parent: str) -> dict[str, Any]:
+        """What decides a stage's result; what takes no part in it is left out."""
+        recipe: dict[str, Any] = {
+            "recipe": RECIPE,
+            "kind": "stage",
+            "parent": parent,
+            "methods": [method.identity() for method in stage.methods],
+            "task": self.task.identity(),
+            "seed": self.seed,
+        }
+        if stage.trains:
+            loss = stage.loss.identity()
+            recipe["losses"] = {loss["origin"]: loss}
+        if stage.uses_teacher:
+            given = self.teacher != "baseline"
+            of = Model(name="", path=self.teacher).identity()["content"] if given else self.baseline_key
+            recipe["teacher"] = {"of": of}
+        return recipe
+
+    @cached_property
+    def chain(self) -> list[str]:
+        """The keys of the baseline and of the stages, in order."""
+        return [digest(recipe) for recipe in self.recipes]
+
+    @property
+    def baseline_key(self) -> str:
+        """The name of the dense model's artifact."""
+        return digest(self.baseline_recipe)
+
+    @property
+    def artifact_key(self) -> str:
+        """The name of the last stage's artifact."""
+        return self.chain[-1]
+
+    def budgets(self, until: int) -> list[TrainConfig]:
+        """Those of everything that trains, up to a stage counted from 1."""
+        own = [] if self.model.finetuned else [self.train]
+        return own + [stage.train for stage in self.stages[:until] if stage.trains]
+
+    @property
+    def label(self) -> str:
+        """The stages' names in order."""
+        return ", ".join(stage.label for stage in self.stages)
+
+    @property
+    def largest_code(self) -> int | None:
+        """The largest integer that the result multiplies; None where it multiplies floats only."""
+        codes = (method.largest_code for stage in self.stages for method in stage.methods)
+        return max((code for code in codes if code is not None), default=None)
+
+    @property
+    def run_id(self) -> str:
+        """The run's name among all runs: what is measured, how, and beside what."""
+        content: dict[str, Any] = {"artifact": self.artifact_key, "baseline": self.baseline_key}
+        content |= {"hardware": self.hardware.identity(), "evaluation": self.task.evaluation_identity()}
+        return digest(content)
+
+    @property
+    def run_name(self) -> str:
+        """A readable directory name that ends in the id."""
+        methods = "+".join(stage.label for stage in self.stages).replace("/", ".")
+        return f"{self.model.name}-{self.task.name}-{methods}-s{self.seed}-{self.run_id}"
+
+
+def plan(config: DictConfig) -> Plan:
+    """Build and check all that can be checked without loading a model.
+
+    Raises:
+        UserError: one sentence about the first thing that cannot work.
+    """
+    try:
+        check_root_values(config)
+    except FieldError as error:
+        raise UserError(str(error)) from error
+    train: TrainConfig = build(config.train, "train")
+    loss: Loss = build(config.loss, "loss")
+    model: Model = build(config.model, "model")
+    task: Task = build(config.task, "task")
+    hardware: Hardware = build(config.hardware, "hardware")
+    tracking: Tracking = build(config.tracking, "tracking")
+    methods: dict[str, Method] = build(config.method, "method")
+    if not methods:
+        raise UserError("method: no method is chosen; method=finetune is the dense control")
+    for key, method in methods.items():
+        if not isinstance(method, Method):
+            raise UserError(f"method.{key}: {method!r} is no method; choose one by method=…, as in method=prune")
+    if not train.trains and not model.finetuned:
+        raise UserError(
+            "train.max_steps: the baseline needs training; for a method without it set "
+            "method.<method>.train.max_steps=0, "
+            "for a checkpoint that is the baseline model.finetuned=true"
+        )
+    model.check()
+    task.check()
+    hardware.check()
+    if config.teacher != "baseline":
+        check_teacher(Path(config.teacher), model)
+    facts = initial_facts(model, task)
+    check_kind(task, facts.family)
+    stages = arrange(methods, plain(config.stages), train, loss)
+    for stage in stages:
+        for key, method in zip(stage.keys, stage.methods, strict=True):
+            try:
+                facts = method.check(facts)
+            except FieldError as error:
+                raise error.at(f"method.{key}") from error
+    return Plan(model, task, train, stages, hardware, tracking, facts, config.seed, config.teacher, config)
+
+
+def identity(planned: Plan, config: DictConfig) -> Identity:
+    """What the configuration asks for, as far as it must be known to tell whether it is there."""
+    until = None if config.until is None else 0 if config.until == "baseline" else int(config.until)
+    return Identity(
+        run=planned.run_id,
+        name=planned.run_name,
+        chain=tuple(planned.chain),
+        force=config.force,
+        until=until if until is None else min(until, len(planned.stages)),
+        every_stage=config.measure.stages == "all",
+        score=plain(config.score),
+        tracking=plain(config.tracking),
+    )
+
+
+def check_root_values(config: DictConfig) -> None:
+    """Check what stands at the root and is built into nothing.
+
+    Raises:
+        FieldError: naming the key.
+    """
+    check_number("seed", config.seed, 0, 10**9)
+    check_number("lease_seconds", config.lease_seconds, 1, 3600)
+    if config.until is not None and config.until != "baseline":
+        if not isinstance(config.until, int):
+            raise FieldError("until", f"{config.until!r} is not allowed; null, baseline or the number of a stage is")
+        check_number("until", config.until, 1)
+    for name, keys in (("measure", ("stages",)), ("score", ("accuracy", "compression", "speed"))):
+        if not isinstance(config[name], DictConfig) or set(config[name]) != set(keys):
+            raise FieldError(name, f"exactly these keys are needed: {', '.join(keys)}")
+    check_choice("measure.stages", config.measure.stages, ("bytes", "all"))
+    for name, weight in config.score.items():
+        check_number(f"score.{name}", weight)
+    parse_objectives(config.objectives)
+    if config.force is not None:
+        check_choice("force", config.force, ("measure", "run", "all"))
+
+
+def check_teacher(directory: Path, model: Model) -> None:
+    """Require a readable model of the same kind, whose tensors are all there."""
+    from compress_exp.formats import artifact
+
+    check_weights(directory, "teacher")
+    kind = Model(name="teacher", path=str(directory)).family("teacher").kind
+    if kind != model.family().kind:
+        raise UserError(f"teacher: {str(directory)!r} is of kind {kind}, the model is of kind {model.family().kind}")
+    artifact.check(directory)
+
+
+def initial_facts(model: Model, task: Task) -> Facts:
+    """What the configuration of the model says before anything is loaded."""
+    family = model.family()
+    config = read_config(model)
+    vocabulary = None if model.directory is None else int(config.vocab_size)
+    layers, (heads, neurons) = layer_counts(config, family), block_sizes(config, family)
+    skeleton = None if model.directory is None else lambda: model.skeleton(task)
+    return Facts(family, layers, vocabulary, heads, neurons, widths=input_widths(config, family), skeleton=skeleton)
+
+
+def check_kind(task: Task, family: Family) -> None:
+    """Refuse a task that the architecture has no head for."""
+    wanted = {"language_modelling": ("decoder",), "seq2seq": ("encoder_decoder",), "classification": ("encoder",)}
+    if family.kind not in wanted[task.kind]:
+        raise UserError(
+            f"model: a {family.kind.replace('_', '-')} model cannot do task={task.name} ({task.kind}); "
+            f"take a model of kind {wanted[task.kind][0].replace('_', '-')}"
+        )
+
+
+def disk_bytes(plan: Plan, missing: int) -> int:
+    """Bytes that building `missing` artifacts may take: weights of each, two exports, a checkpoint with Adam."""
+    return 4 * plan.model.parameters() * (missing + 2 + (3 if missing else 0))

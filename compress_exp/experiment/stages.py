@@ -1,0 +1,103 @@
+"""Stages: methods applied at once, and how the configuration arranges them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from compress_exp.config.checks import UserError, nearest
+from compress_exp.config.train import TrainConfig
+from compress_exp.losses.base import Loss
+from compress_exp.methods.base import Method
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Methods applied at once: prepare, train if anything trains, convert.
+
+    Attributes:
+        keys: the methods' own in the configuration.
+        methods: in the order in which they are applied.
+        loss: what training minimises.
+        train: the budget.
+    """
+
+    keys: tuple[str, ...]
+    methods: tuple[Method, ...]
+    loss: Loss
+    train: TrainConfig
+
+    @property
+    def label(self) -> str:
+        """Its methods' names."""
+        return "+".join(method.name for method in self.methods)
+
+    @property
+    def trains(self) -> bool:
+        """Whether any member has a budget."""
+        return any(method.trains for method in self.methods)
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether training it asks the teacher."""
+        return self.trains and self.loss.uses_teacher
+
+
+def arrange(methods: Mapping[str, Method], stages: Any, train: TrainConfig, loss: Loss) -> tuple[Stage, ...]:
+    """The stages in order.
+
+    Args:
+        methods: by their keys, in the order written.
+        stages: null for one stage per method, or a list of lists of keys: [[prune,quant],[finetune]].
+        train: the root's budget, which methods at once train with.
+        loss: the root's, for methods that bring none.
+
+    Raises:
+        UserError: they cannot be arranged so.
+    """
+    groups = [[key] for key in methods] if stages is None else _groups(stages, list(methods))
+    return tuple(_stage([(key, methods[key]) for key in group], train, loss) for group in groups)
+
+
+def _groups(stages: Any, keys: list[str]) -> list[list[str]]:
+    lists = isinstance(stages, list) and stages and all(isinstance(group, list) and group for group in stages)
+    if not lists:
+        raise UserError(f"stages: {stages!r} is not allowed; null or a list of lists is, as in [[prune,quant]]")
+    named = [key for group in stages for key in group]
+    for key in named:
+        if key not in keys:
+            raise UserError(f"stages: {key!r} is no key of method; {nearest(str(key), keys)}")
+    for key in keys:
+        if named.count(key) != 1:
+            raise UserError(f"stages: {key} is to appear once, not {named.count(key)} times")
+    return [list(group) for group in stages]
+
+
+def _stage(members: list[tuple[str, Method]], train: TrainConfig, loss: Loss) -> Stage:
+    keys, methods = tuple(key for key, _ in members), tuple(method for _, method in members)
+    own = [method.loss for method in methods if method.loss is not None]
+    if len(members) == 1:
+        return Stage(keys, methods, own[0] if own else loss, methods[0].train)
+    names = ", ".join(key for key, _ in members)
+    for key, method in members:
+        if train.trains and not method.trains:
+            raise UserError(
+                f"stages: {key} does not train, and methods at once ({names}) train together; set "
+                f"method.{key}.train.max_steps=null, or give it a stage of its own"
+            )
+        if method.train.identity() != train.identity():
+            raise UserError(
+                f"stages: {key} has a budget of its own, and methods at once ({names}) share the root's; "
+                f"leave method.{key}.train as it is and take a variant that trains, or give it a stage of its own"
+            )
+        if method.replaces_model and method is not methods[0]:
+            raise UserError(f"stages: {key} replaces the model; put it first among those at once ({names})")
+    families = [method.family for method in methods]
+    if len(set(families)) < len(families):
+        raise UserError(f"stages: one method of a family at once, and {names} has two; give one a stage of its own")
+    if sum(method.trainings > 1 for method in methods) > 1:
+        raise UserError(f"stages: one method at once may train in rounds, and {names} has more")
+    if len({str(item.identity()) for item in own}) > 1:
+        raise UserError(f"stages: {names} bring losses of their own, and methods at once share one; set one to task")
+    return Stage(keys, methods, own[0] if own else loss, train)

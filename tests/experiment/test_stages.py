@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from compress_exp.config.checks import UserError
+from compress_exp.experiment.build import apply_stage, publish, run_stage
+from compress_exp.formats.artifact import load
+from compress_exp.layers.int8 import Int8Linear
+from compress_exp.layers.surgery import is_pruned, pruned_modules
+from compress_exp.models.families.base import blocks, family_of, is_conv1d
+from compress_exp.models.forward import forward_logits
+from tests.experiments import planned
+from tests.variants import FAMILIES, LATE, MASKING, SHRINKING, chosen, fixed_batch, trained
+
+BOTH = "method=[prune,quant]"
+ONE_OF_EACH_KIND = ("prune/gradual", "prune/movement", "prune/l0", "prune/n_m")
+BEFORE_QUANTIZATION = [
+    ("prune/gradual", "bert"),
+    ("prune/movement", "gpt2"),
+    ("prune/l0", "t5"),
+    ("prune/wanda", "bart"),
+    ("prune/heads", "bert"),
+    ("prune/layers", "bart"),
+    ("prune/vocabulary", "t5"),
+    ("prune/cofi", "gpt2"),
+]
+
+
+def test_every_method_has_its_own_stage_unless_stages_says_otherwise(data):
+    assert [stage.label for stage in planned("bert", data, BOTH).stages] == ["prune/gradual", "quant/int8"]
+    joint = planned("bert", data, "method=[prune,quant,finetune]", "stages=[[prune,quant]]", "~method.finetune")
+    assert [stage.label for stage in joint.stages] == ["prune/gradual+quant/int8"]
+    order = planned("bert", data, "method=[quant,prune]", "stages=[[prune],[quant]]")
+    assert [stage.label for stage in order.stages] == ["prune/gradual", "quant/int8"]
+
+
+def test_at_once_is_another_result_than_one_after_the_other(data):
+    apart, joint = planned("bert", data, BOTH), planned("bert", data, BOTH, "stages=[[prune,quant]]")
+    assert len({apart.run_id, joint.run_id, planned("bert", data, BOTH, "stages=[[prune],[quant]]").run_id}) == 2
+    assert apart.baseline_key == joint.baseline_key
+
+
+def test_a_student_is_pruned_while_it_learns(data, dense, tmp_path):
+    plan = planned("bert", data, "method=[distill,prune]", "stages=[[distill,prune]]")
+    base = dense(plan)
+    built = apply_stage(plan, 0, base, base, tmp_path)
+    assert built.model.config.num_hidden_layers == 2
+    assert {"soft", "hard", "sparsity"} <= set(built.history[0])
+    query = built.model.bert.encoder.layer[0].attention.self.query.weight
+    assert int((query == 0).sum()) == query.numel() // 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ([BOTH, "stages=[prune,quant]"], r"stages: \['prune', 'quant'\] is not allowed; null or a list of lists is"),
+        ([BOTH, "stages=[[prune,quantize]]"], "stages: 'quantize' is no key of method; did you mean quant"),
+        ([BOTH, "stages=[[prune]]"], "stages: quant is to appear once, not 0 times"),
+        ([BOTH, "stages=[[prune,quant],[prune]]"], "stages: prune is to appear once, not 2 times"),
+        (["method=[prune,quant/static]", "stages=[[prune,quant]]"], "stages: quant does not train"),
+        ([BOTH, "stages=[[quant,prune]]"], "nothing can follow quant/int8"),
+        (["method=[prune,distill]", "stages=[[prune,distill]]"], "stages: distill replaces the model; put it first"),
+        (
+            ["method=prune", "+method@method.more=prune/random", "stages=[[prune,more]]"],
+            "stages: one method of a family at once, and prune, more has two",
+        ),
+    ],
+)
+def test_what_cannot_be_arranged_is_one_sentence(overrides, sentence, data):
+    with pytest.raises(UserError, match=sentence) as caught:
+        planned("bert", data, *overrides)
+    assert "\n" not in str(caught.value)
+
+
+def published(built, directory):
+    """The model as another process would load it, once its logits are those of the one that was written."""
+    publish(built, directory)
+    again = load(directory)
+    with torch.no_grad():
+        batch = fixed_batch(again)
+        assert torch.equal(forward_logits(again, batch), forward_logits(built.model, batch))
+    return again
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("variant", [*SHRINKING, *LATE])
+def test_smaller_models_are_quantized_at_once(variant, family, data, dense, tmp_path):
+    plan = planned(family, data, f"method=[{variant},quant]", "stages=[[prune,quant]]")
+    base = dense(plan)
+    model = published(apply_stage(plan, 0, base, base, tmp_path), tmp_path)
+    dense_ones, packed = (
+        [module for block in blocks(each, family_of(family)).values() for _, module in block.values()]
+        for each in (load(base), model)
+    )
+    assert packed and all(isinstance(module, Int8Linear) for module in packed)
+    assert sum(module.weight.numel() for module in packed) < 0.85 * sum(m.weight.numel() for m in dense_ones)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_smaller_vocabulary_is_quantized_at_once(family, data, dense, tmp_path):
+    plan = planned(
+        family, data, "method=[prune/vocabulary,quant]", *trained("prune/vocabulary")[1:], "stages=[[prune,quant]]"
+    )
+    base = dense(plan)
+    model = published(apply_stage(plan, 0, base, base, tmp_path), tmp_path)
+    assert model.config.vocab_size < load(base).config.vocab_size
+    inside = [module for block in blocks(model, family_of(family)).values() for _, module in block.values()]
+    assert all(isinstance(module, Int8Linear) for module in inside)
+
+
+@pytest.mark.parametrize(
+    ("variant", "family"), [(v, f) for v in MASKING for f in FAMILIES if f == "bert" or v in ONE_OF_EACH_KIND]
+)
+def test_pruning_and_quantization_at_once_leave_int8_weights_with_the_zeros(variant, family, data, dense, tmp_path):
+    plan = planned(family, data, f"method=[{variant},quant]", *trained(variant)[1:], "stages=[[prune,quant]]")
+    base = dense(plan)
+    model = published(apply_stage(plan, 0, base, base, tmp_path), tmp_path)
+    pruned = [module for _, module in pruned_modules(model)]
+    inside = [module for block in blocks(model, family_of(family)).values() for _, module in block.values()]
+    assert {id(module) for module in pruned} == {id(module) for module in inside}
+    assert all(isinstance(module, Int8Linear) for module in pruned)
+    zeros = sum(int((module.weight == 0).sum()) for module in pruned)
+    assert zeros >= 0.49 * sum(module.weight.numel() for module in pruned)
+
+
+@pytest.mark.parametrize(("variant", "family"), BEFORE_QUANTIZATION)
+def test_what_is_pruned_is_quantized_afterwards(variant, family, data, dense, store, tmp_path):
+    rate = 1e-3
+    settings = (*chosen(variant)[1:], f"method.quant.train.learning_rate={rate}")
+    plan = planned(family, data, f"method=[{variant},quant]", *settings)
+    base = dense(plan)
+    parent = store.get(plan.stage_recipe(0), lambda place, check: run_stage(plan, 0, base, base, place), variant)
+    model = published(apply_stage(plan, 1, parent, base, tmp_path), tmp_path)
+    before = load(parent)
+    assert bool(list(pruned_modules(before))) == (variant in MASKING)
+    assert {name for name, _ in pruned_modules(model)} == {name for name, _ in pruned_modules(before)}
+    for block in blocks(model, family_of(family)).values():
+        for name, module in block.values():
+            assert isinstance(module, Int8Linear)
+            old = before.get_submodule(name)
+            weight, scale = old.weight.T if is_conv1d(old) else old.weight, module.weight_scale.unsqueeze(1)
+            assert bool(((module.weight * scale - weight).abs() <= scale / 2 + 4 * rate).all()), name
+            if is_pruned(old):
+                assert bool((module.weight == 0)[weight == 0].all()), name
+                assert int((weight == 0).sum()) > 0.25 * weight.numel()

@@ -1,0 +1,265 @@
+"""Two CPU processes train as one does, and die as one does.
+
+Where one and two processes are compared, weights may differ by TOLERANCE: float32 sums over rows are added in another
+order, and Adam makes steps of the size of the learning rate (7e-4 and 2e-3 here) also of gradients that are little
+more than rounding. A wrong weighting of the ranks moves weights by more than a step, a hundred times the tolerance.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.distributed import TCPStore, destroy_process_group, is_initialized
+
+from compress_exp.config.checks import UserError
+from compress_exp.config.train import TrainConfig
+from compress_exp.experiment.build import build_baseline, run_stage
+from compress_exp.formats.artifact import load
+from compress_exp.outputs.progress import unheard
+from compress_exp.outputs.store import STATE
+from compress_exp.parallel import ranks
+from compress_exp.parallel.team import LOCALHOST, RankLost, check_devices, join, team
+from compress_exp.training.module import weighted
+from tests.experiments import planned, write_data
+from tests.parallel.ranks_child import SETTINGS as CUT
+from tests.parallel.ranks_child import cut
+from tests.training.preempted_child import STEPS
+from tests.training.test_preemption import FILES, read_until, saved_step, start
+
+TOLERANCE = 2e-5
+ODD = "train.batch_size=7"
+TWO = "train.devices=2"
+NO_DROPOUT = [f"+model.architecture.{name}_pdrop=0.0" for name in ("resid", "embd", "attn")]
+
+
+def baseline(data, directory, *overrides, beat=unheard):
+    directory.mkdir(exist_ok=True)
+    build_baseline(planned("bert", data, "method=finetune", f"train.max_steps={STEPS}", *overrides), directory, beat)
+    return directory
+
+
+def stage(family, data, dense, directory, *overrides):
+    plan = planned(family, data, ODD, *overrides)
+    directory.mkdir()
+    run_stage(plan, 0, dense(plan), dense(plan), directory)
+    return load_file(directory / "model.safetensors"), history(directory)
+
+
+def history(directory):
+    with (directory / "history.csv").open() as stream:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
+
+
+def assert_close(one, two):
+    (weights, curves), (other_weights, other_curves) = one, two
+    assert weights.keys() == other_weights.keys()
+    for name, weight in weights.items():
+        difference = float((weight.double() - other_weights[name].double()).abs().max())
+        assert difference <= TOLERANCE, name
+    assert len(curves) == len(other_curves)
+    for row, other in zip(curves, other_curves, strict=True):
+        assert row == pytest.approx(other, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Odd batches of seven rows, and a last one of a single row, which all ranks take."""
+    return write_data(tmp_path_factory.mktemp("odd"), rows=43)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(place, data):
+    return baseline(data, place / "two", ODD, TWO)
+
+
+def test_a_classifier_of_two_processes_is_that_of_one(undisturbed, place, data):
+    one = baseline(data, place / "one", ODD)
+    results = [(load_file(path / "model.safetensors"), history(path)) for path in (one, undisturbed)]
+    assert_close(*results)
+
+
+def test_a_pruned_language_model_of_two_processes_is_that_of_one(place, data, dense):
+    settings = ("method=prune", "train.max_steps=12", *NO_DROPOUT)
+    one = stage("gpt2", data, dense, place / "prune-1", *settings)
+    two = stage("gpt2", data, dense, place / "prune-2", *settings, TWO)
+    assert_close(one, two)
+    masks = [name for name in one[0] if one[0][name].dtype == torch.uint8]
+    assert masks
+    assert all(torch.equal(one[0][name], two[0][name]) for name in masks)
+
+
+def test_two_processes_remove_what_one_removes(place, data, dense):
+    settings = ("method=prune/structured", "method.prune.sparsity=0.4", "train.max_steps=2", *NO_DROPOUT)
+    one = stage("gpt2", data, dense, place / "structured-1", *settings)
+    two = stage("gpt2", data, dense, place / "structured-2", *settings, TWO)
+    assert_close(one, two)
+    heads = {tensor.shape for name, tensor in one[0].items() if name.endswith("attn.c_proj.weight")}
+    assert len(heads) == 2
+
+
+def test_two_processes_prune_what_one_prunes_by_gradients(data, dense, tmp_path):
+    variants = ("gradient", "snip", "taylor", "heads", "neurons")
+    base = dense(planned("gpt2", data, "method=prune", *CUT))
+    one = [cut(variant, data, base, tmp_path / "one").model for variant in variants]
+    store = TCPStore(LOCALHOST, 0, 2, True, wait_for_workers=False)
+    places = [str(store.port), str(data), str(base), str(tmp_path / "two")]
+    root = Path(__file__).parents[2]
+    other = subprocess.Popen([sys.executable, "-m", "tests.parallel.ranks_child", *places, *variants], cwd=root)
+    try:
+        while not store.check(["ready"]):
+            assert other.poll() is None
+            time.sleep(0.02)
+        join(store, 0, 2)
+        two = [cut(variant, data, base, tmp_path / "first of two").model for variant in variants]
+        destroy_process_group()
+        assert other.wait(60) == 0
+    finally:
+        other.kill()
+        other.wait()
+        if is_initialized():
+            destroy_process_group()
+    for variant, alone, shared in zip(variants, one, two, strict=True):
+        weights, shared_weights = alone.state_dict(), shared.state_dict()
+        assert {name: tensor.shape for name, tensor in weights.items()} == {
+            name: tensor.shape for name, tensor in shared_weights.items()
+        }
+        for name, tensor in weights.items():
+            if name.endswith(".score"):
+                scale = float(tensor.abs().max())
+                torch.testing.assert_close(shared_weights[name], tensor, rtol=1e-3, atol=1e-5 * scale)
+            else:
+                assert torch.equal(shared_weights[name], tensor), (variant, name)
+        gone = sum(int((mask == 0).sum()) for name, mask in weights.items() if name.endswith(".factor"))
+        assert gone > 0 or alone.num_parameters() < 0.85 * load(base).num_parameters()
+
+
+def test_observed_ranges_of_two_processes_are_those_of_one(place, data, dense):
+    """At a learning rate of zero the same weights see the same rows: the ranges come from calibration and training."""
+    settings = ("method=quant", "train.max_steps=4", "train.learning_rate=0")
+    one, _ = stage("bert", data, dense, place / "quant-1", *settings)
+    two, _ = stage("bert", data, dense, place / "quant-2", *settings, TWO)
+    grids = [name for name in one if name.endswith("input_scale")]
+    assert len(grids) > 10
+    for name in grids:
+        assert float(one[name]) == pytest.approx(float(two[name]), rel=1e-6), name
+    packed = [name for name in one if one[name].dtype in (torch.int8, torch.uint8)]
+    assert all(torch.equal(one[name], two[name]) for name in packed)
+
+
+class Requeued(Exception):
+    pass
+
+
+def test_two_processes_that_are_preempted_and_killed_end_bit_identical(undisturbed, place, data):
+    directory = place / "disturbed"
+    directory.mkdir()
+
+    def requeue(number, frame):
+        raise Requeued
+
+    def beat(step, steps):
+        if step == 5:  # as when a scheduler signals every process of a job
+            for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
+                other_process().send_signal(number)
+        if step == 9:
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+    before = signal.signal(signal.SIGUSR2, requeue)
+    try:
+        with pytest.raises(Requeued):
+            baseline(data, directory, ODD, TWO, beat=beat)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert saved_step(directory / STATE) == 9
+
+    process = start(data, directory, "nobody", ODD, TWO, "train.checkpoint_steps=4")
+    process.stdin.close()
+    process.stdin = None
+    read_until(process, "step 22")
+    others = psutil.Process(process.pid).children()
+    process.kill()
+    process.communicate(timeout=240)
+    assert saved_step(directory / STATE) in (20, 24)
+    assert_gone(others)
+
+    baseline(data, directory, ODD, TWO)
+    for file in FILES:
+        assert (directory / file).read_bytes() == (undisturbed / file).read_bytes(), file
+
+
+def other_process():
+    return next(child for child in psutil.Process().children() if "compress_exp.experiment.rank" in child.cmdline())
+
+
+def assert_gone(processes):
+    assert processes
+    until = time.monotonic() + 30
+    while alive := [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]:
+        assert time.monotonic() < until, alive
+        time.sleep(0.05)
+
+
+def test_a_lost_process_ends_the_training_in_one_sentence(place, data):
+    directory = place / "lost"
+    directory.mkdir()
+
+    def beat(step, steps):
+        if step == 3:
+            other_process().kill()
+
+    plan = planned("bert", data, "method=finetune", "train.max_steps=50", TWO)
+    with pytest.raises(
+        RankLost, match=r"^train\.devices: process 2 of 2 was killed .*goes on from the last checkpoint$"
+    ):
+        build_baseline(plan, directory, beat)
+    assert ranks.world() == 1
+
+
+def test_a_process_that_cannot_start_says_why():
+    with pytest.raises(RankLost, match=r"process 2 of 2 failed \(.*seed"), team(2, lambda: {"config": {}}):
+        raise AssertionError("never here")
+
+
+def test_more_devices_than_there_are_is_refused(monkeypatch):
+    check_devices(4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_devices(2)
+    with pytest.raises(UserError, match=r"^train\.devices: 4 is more than the 2 GPUs of this host"):
+        check_devices(4)
+
+
+def test_the_number_of_devices_is_in_no_key():
+    budgets = [TrainConfig(epochs=1, learning_rate=1e-3, batch_size=4, devices=devices) for devices in (1, 2)]
+    assert budgets[0].identity() == budgets[1].identity()
+
+
+def test_one_process_shares_nothing():
+    batch = {"input_ids": torch.arange(6).view(3, 2), "labels": torch.arange(3)}
+    assert ranks.own_rows(batch) is batch
+    assert (ranks.rank(), ranks.world(), ranks.from_zero(7)) == (0, 1, 7)
+    value = torch.tensor(3.0)
+    assert all(reduce(value) is value for reduce in (ranks.all_min, ranks.all_max, ranks.all_sum, ranks.all_mean))
+
+
+def test_a_rank_without_a_position_adds_nothing():
+    logits = torch.zeros(0, 5, requires_grad=True)
+    terms = weighted({"hard": torch.nn.functional.cross_entropy(logits, torch.zeros(0, dtype=torch.long))}, logits)
+    assert terms["hard"].item() == 0.0
+    terms["hard"].backward()
+    assert logits.grad is not None
