@@ -129,7 +129,7 @@ def test_a_broken_configuration_file_is_one_sentence(tmp_path: Path) -> None:
 def test_help_and_mistakes_import_nothing_heavy() -> None:
     code = """
 import sys
-from compress_exp.cli import main
+from compress_exp.cli.main import main
 assert main(["--help"]) == 0 and main(["metod=prune"]) == 1 and main(["method=prun"]) == 1
 heavy = {"torch", "transformers", "lightning", "datasets", "evaluate", "pandas", "wandb", "openvino", "numpy"}
 print(sorted(heavy & set(sys.modules)), file=sys.stderr)

@@ -18,7 +18,7 @@ UNNEEDED = (
     *("datasets", "evaluate", "openvino", "onnxruntime", "wandb", "plotly", "jinja2", "rich"),
 )
 IMPORTS = """import json, sys
-from compress_exp.cli import main
+from compress_exp.cli.main import main
 code = main(sys.argv[1:])
 print(json.dumps(sorted(sys.modules)))
 sys.exit(code)"""

@@ -21,7 +21,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra._internal.callbacks import Callbacks
 from hydra.types import HydraContext, RunMode
-from compress_exp.cli import _loader
+from compress_exp.cli.main import _loader
 from hydra_plugins.compress_exp.local_processes import LocalProcessesLauncher
 
 def task(config):

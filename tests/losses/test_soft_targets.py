@@ -85,7 +85,7 @@ def test_settings_are_checked_and_decide_the_identity():
         SoftTargets(temperature=0.0)
     assert SoftTargets(temperature=2.0).identity() != SoftTargets(temperature=4.0).identity()
     assert SoftTargets().identity() == {
-        "loss": "compress_exp.losses.soft_targets.SoftTargets",
+        "origin": "soft_targets",
         "version": 1,
         "temperature": 2.0,
         "weight_hard": 0.5,

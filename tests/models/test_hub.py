@@ -13,7 +13,7 @@ from compress_exp.models.tokenizers import train_tokenizer
 
 CODE = """
 import json, sys
-from compress_exp.config import UserError
+from compress_exp.config.checks import UserError
 from compress_exp.models.loading import Model
 try:
     model = Model(name="x", hub=sys.argv[1])

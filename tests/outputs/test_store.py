@@ -133,9 +133,9 @@ def test_six_processes_build_one_artifact_once(tmp_path):
 FROZEN = """
 import sys, time
 from pathlib import Path
-from compress_exp.config import UserError
-from compress_exp.lease import leased
-from compress_exp.store import STATE, Store
+from compress_exp.config.checks import UserError
+from compress_exp.outputs.lease import leased
+from compress_exp.outputs.store import STATE, Store
 
 def build(directory, check):
     (directory / STATE / "checkpoint.ckpt").write_text("step 7")

@@ -12,7 +12,7 @@ from datasets.arrow_writer import ArrowWriter
 
 CHILD = """
 import json, sys
-from compress_exp.config import UserError
+from compress_exp.config.checks import UserError
 from tests.tasks.helpers import task
 out = {}
 for name in sys.argv[1:]:

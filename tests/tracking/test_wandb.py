@@ -26,7 +26,7 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 from wandb.sdk.wandb_run import Run
-from compress_exp.wandb_tracking import WandbTracking
+from compress_exp.tracking.wandb import WandbTracking
 
 written, calls = Run.log, []
 def log(self, data, step=None):
