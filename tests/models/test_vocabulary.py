@@ -94,7 +94,7 @@ def test_other_words_fall_into_smaller_pieces_and_not_into_unknown_ones(kind):
 
 
 @pytest.mark.parametrize("model_type", ["bert", "albert", "gpt2", "t5", "bart"])
-def test_the_outputs_on_the_corpus_stay_the_same_to_the_last_bit(model_type, tmp_path):
+def test_the_outputs_on_the_corpus_stay_the_same(model_type, tmp_path):
     tokenizer = train_tokenizer(model_type, 400, iter(TEXTS * 5), 64)
     after = smaller(tokenizer)
     model = build_model(model_type)
@@ -108,12 +108,15 @@ def test_the_outputs_on_the_corpus_stay_the_same_to_the_last_bit(model_type, tmp
         batches.append({"input_ids": rows, "attention_mask": torch.ones_like(rows), "labels": rows})
     with torch.no_grad():
         expected = forward_logits(model, batches[0])
+        head = model.get_input_embeddings().weight.clone()
         shrink(model, tokenizer, after)
         logits = forward_logits(model, batches[1])
     old = tokenizer.get_vocab()
     rows = [old[token] for token, _ in sorted(after.get_vocab().items(), key=lambda item: item[1])]
     if model_type in ("gpt2", "t5", "bart"):
-        assert torch.equal(logits, expected[..., rows])
+        # A product of another width may add in another order; the rows that it multiplies are the same to the last bit.
+        torch.testing.assert_close(logits, expected[..., rows], rtol=0, atol=1e-6 * float(expected.abs().max()))
+        assert torch.equal(model.get_output_embeddings().weight, head[rows])
         assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     else:
         assert torch.equal(logits, expected)
