@@ -1,10 +1,8 @@
 """The artifact on disk: safetensors at their real width, a configuration that says how to read them.
 
-Four things leave the dense format: pruned tensors are stored as `<name>_bitmask` and `<name>_values`, or with at most n
-of m inputs left as `<name>_patterns` and `<name>_values`, whatever is smallest; int8 modules keep `weight`,
-`weight_scale`, `input_scale`, `input_zero_point`, of tied tensors one is stored, and blocks may have fewer heads or
-neurons than the architecture's configuration can say. `config.json` lists them under `quantization_config`; a model
-without any of them is an ordinary checkpoint.
+Modules that are not the architecture's, shapes that its configuration cannot say and tensors in a codec's form are told
+under `quantization_config` (`description.py`); of tied tensors one is stored. A model without any of them is an
+ordinary checkpoint.
 """
 
 from __future__ import annotations
@@ -17,17 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from compress_exp.config.checks import UserError
-from compress_exp.formats import layout
-from compress_exp.formats.codecs import bitmask, n_m
-from compress_exp.layers.int8 import Int8Embedding, Int8Linear, largest_code
-from compress_exp.layers.shapes import uneven
-from compress_exp.layers.surgery import pruned_modules
-from compress_exp.models.families.base import family_of, is_conv1d
+from compress_exp.formats import checksum, description, layout
+from compress_exp.formats.codecs import codecs, smallest
+from compress_exp.formats.description import Description
+from compress_exp.layers.blueprint import Blueprint, describe
+from compress_exp.layers.stored import Stored
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-FORMAT = 1
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
@@ -41,37 +36,35 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: 
     Raises:
         UserError: the model would not come back as it is; nothing was written.
     """
-    from safetensors.torch import save_file
-
-    description = describe(model)
-    tensors, tied = _tensors(model)
-    if tied and description is not None:
-        description["tied"] = tied
+    blueprint = describe(model)
+    tensors, packed = _tensors(model, blueprint)
+    told = Description(blueprint, packed)
     config = json.loads(model.config.to_json_string(use_diff=True))
     for name in ("quantization_config", "_name_or_path"):
         config.pop(name, None)
     config["architectures"] = [type(model).__name__]
     config["dtype"] = str(next(p.dtype for p in model.parameters() if p.is_floating_point())).removeprefix("torch.")
-    if description is not None:
-        config["quantization_config"] = description
-    _check_promise(model, config, tensors)
+    if (node := description.write(told)) is not None:
+        config["quantization_config"] = node
+    _check_promise(model, config, tensors, told)
     (directory / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True))
     if model.can_generate() and model.generation_config is not None:
         model.generation_config.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    checksum.write(tensors, directory / "model.safetensors")
 
 
-def _check_promise(model: PreTrainedModel, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def _check_promise(
+    model: PreTrainedModel, config: dict[str, Any], tensors: dict[str, Tensor], told: Description
+) -> None:
     """Compare the model, and what is to be written of it, with what will be built of its configuration."""
     from compress_exp.formats.quantizer import skeleton
 
-    told = config.get("quantization_config", {"pruned": (), "tied": ()})
     stored = {name: layout.kind_of(tensor) for name, tensor in tensors.items()}
     promised, found = skeleton(type(model), config)
     if not found:
         found = layout.other_modules(model, promised)
-        found += layout.differences(stored, promised, told["pruned"], told["tied"])
+        found += layout.differences(stored, promised, told.tensors, told.blueprint.absent())
     if found:
         raise UserError(
             f"artifact: the model is not what its configuration and description promise ({layout.listed(found)}); a "
@@ -80,60 +73,30 @@ def _check_promise(model: PreTrainedModel, config: dict[str, Any], tensors: dict
         )
 
 
-def describe(model: PreTrainedModel) -> dict[str, Any] | None:
-    """How the tensors are stored and shaped, for `config.json`; None where everything is plain."""
-    linear = [name for name, module in model.named_modules() if isinstance(module, Int8Linear)]
-    embedding = [name for name, module in model.named_modules() if isinstance(module, Int8Embedding)]
-    pruned = [name for name, _ in pruned_modules(model)]
-    shapes = uneven(model, family_of(model.config.model_type))
-    if not (linear or embedding or pruned or shapes):
-        return None
-    codes = (largest_code(model.get_submodule(name).weight) for name in linear)  # type: ignore[arg-type]
-    largest = {"largest_code": max(codes)} if linear else {}
-    return (
-        shapes
-        | largest
-        | {
-            "quant_method": "compress_exp",
-            "format": FORMAT,
-            "int8_linear": linear,
-            "int8_embedding": embedding,
-            "pruned": pruned,
-            "tied": {},
-        }
-    )
-
-
-def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors to store and, for int8 modules, which module shares its weight with which."""
-    marked = {f"{name}.weight" for name, _ in pruned_modules(model)}
+def _tensors(model: nn.Module, blueprint: Blueprint) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors to store, and the codecs of those that have one, by the names of the tensors that they stand for."""
+    sparse = {f"{name}.weight" for name in blueprint.pruned}
+    absent = blueprint.absent()
     stored: dict[str, Tensor] = {}
-    first: dict[tuple[int, torch.Size, torch.dtype], str] = {}
-    tied: dict[str, str] = {}
+    packed: dict[str, str] = {}
+    seen: set[tuple[int, torch.Size, torch.dtype]] = set()
     for name, tensor in model.state_dict().items():
         place = (tensor.data_ptr(), tensor.shape, tensor.dtype)
-        if tensor.numel() and place in first:
-            module = name.rpartition(".")[0]
-            if isinstance(model.get_submodule(module), Int8Linear | Int8Embedding):
-                tied[module] = first[place].rpartition(".")[0]
+        if name in absent or (tensor.numel() and place in seen):
             continue
-        first[place] = name
+        seen.add(place)
         tensor = tensor.detach().cpu().contiguous()
-        stored |= _stored(name, tensor, model) if name in marked else {name: tensor}
-    return stored, tied
-
-
-def _stored(name: str, tensor: Tensor, model: nn.Module) -> dict[str, Tensor]:
-    """A pruned tensor in its smallest form."""
-    rows = tensor.T if is_conv1d(model.get_submodule(name.rpartition(".")[0])) else tensor
-    m, size = n_m.smallest_group(rows)
-    if m and size < bitmask.bytes_of(tensor):
-        codes, values = n_m.encode(rows, m)
-        return {f"{name}_patterns": codes, f"{name}_values": values}
-    if bitmask.worthwhile(tensor):
-        bits, values = bitmask.encode(tensor)
-        return {f"{name}_bitmask": bits, f"{name}_values": values}
-    return {name: tensor}
+        owner, _, part = name.rpartition(".")
+        module = model.get_submodule(owner)
+        entropy = module.entropy if isinstance(module, Stored) else ()
+        inputs = layout.input_axis(module)
+        codec = smallest(tensor, inputs) if name in sparse or part in entropy else None
+        if codec is None:
+            stored[name] = tensor
+        else:
+            packed[name] = codec
+            stored |= {f"{name}_{piece}": value for piece, value in codecs()[codec].encode(tensor, inputs).items()}
+    return stored, packed
 
 
 def load(path: Path | str) -> PreTrainedModel:
@@ -160,7 +123,9 @@ def load(path: Path | str) -> PreTrainedModel:
     model, info = loaded
     layout.refuse(_misread(model, info, _files(directory)), str(directory))
     quantizer = getattr(model, "hf_quantizer", None)
-    if quantizer is not None and not config["quantization_config"]["int8_linear"]:
+    if quantizer is None:
+        checksum.verify(_files(directory))
+    elif not quantizer.told.blueprint.modules:
         quantizer.remove_quantization_config(model)
     return model.eval()
 
@@ -175,12 +140,14 @@ def check(path: Path | str) -> None:
 
     directory = Path(path)
     architecture, config = _read(directory)
-    if (told := config.get("quantization_config")) is None:
+    if (node := config.get("quantization_config")) is None:
         load(directory)
         return
+    told = description.read(node)
     model, found = skeleton(architecture, config)
     stored = layout.kinds_in(_files(directory))
-    layout.refuse(found or layout.differences(stored, model, told["pruned"], told["tied"]), str(directory))
+    found = found or layout.differences(stored, model, told.tensors, told.blueprint.absent())
+    layout.refuse(found, str(directory))
 
 
 def _read(directory: Path) -> tuple[type[PreTrainedModel], dict[str, Any]]:
@@ -196,8 +163,8 @@ def _read(directory: Path) -> tuple[type[PreTrainedModel], dict[str, Any]]:
     cls = getattr(transformers, architecture, None)
     if cls is None or not issubclass(cls, transformers.PreTrainedModel):
         raise UserError(f"artifact: {architecture!r} in {directory}/config.json is no architecture of transformers")
-    method = (config.get("quantization_config") or {}).get("quant_method", "compress_exp")
-    if method != "compress_exp":
+    method = (config.get("quantization_config") or {}).get("quant_method", description.METHOD)
+    if method != description.METHOD:
         raise UserError(
             f"artifact: the weights in {directory} are stored as {method!r}; give dense ones, or an artifact"
         )

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from compress_exp.config.checks import UserError
-from compress_exp.formats.codecs import n_m
+from compress_exp.formats.codecs import Kind, codecs, with_pieces
+from compress_exp.formats.description import ANY
 from compress_exp.models.families.base import is_conv1d
 
 if TYPE_CHECKING:
@@ -32,9 +33,6 @@ _DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-
-Kind = tuple[str, tuple[int, ...]]
-"""The dtype, as safetensors calls it, and the shape."""
 
 
 def kind_of(tensor: Tensor) -> Kind:
@@ -55,65 +53,65 @@ def kinds_in(files: Sequence[Path | str]) -> dict[str, Kind]:
 
 
 def differences(
-    stored: Mapping[str, Kind], skeleton: PreTrainedModel, pruned: Collection[str], shared: Collection[str]
+    stored: Mapping[str, Kind], skeleton: PreTrainedModel, tensors: Mapping[str, str], absent: Collection[str]
 ) -> list[str]:
     """What is missing, not expected, or of another dtype or shape.
 
     Args:
         stored: the tensors that there are.
         skeleton: the model that they are for; of parameters that it ties one has to be there.
-        pruned: modules whose weight may be stored in a sparse form.
-        shared: int8 modules that have weight and scale from another one, and nothing of them stored.
+        tensors: the codecs of tensors that are not stored as they are, by name.
+        absent: tensors that modules have from others, and nothing of them stored.
 
     Returns:
         A phrase for each tensor, ordered by its name.
     """
     left = dict(stored)
     found: dict[str, str] = {}
-    absent = {f"{name}.{part}" for name in shared for part in ("weight", "weight_scale")}
-    sparse = {f"{name}.weight" for name in pruned}
     missing: dict[tuple[str, Kind], str] = {}
     present: set[tuple[str, Kind]] = set()
+    all_pieces = sorted({piece for codec in codecs().values() for piece in codec.PIECES})
     for name, tensor in skeleton.state_dict().items():
         if name in absent:
             continue
-        suffixes = ("", "_bitmask", "_patterns", "_values") if name in sparse else ("",)
-        pieces = {suffix: left.pop(name + suffix) for suffix in suffixes if name + suffix in left}
+        names = ["", *all_pieces] if name in tensors else [""]
+        stems = {piece: f"{name}_{piece}" if piece else name for piece in names}
+        pieces = {piece: left.pop(stem) for piece, stem in stems.items() if stem in left}
         one = (skeleton.all_tied_weights_keys.get(name, name), kind_of(tensor))
         missing.setdefault(one, name)
         if pieces:
             present.add(one)
-            turned = is_conv1d(skeleton.get_submodule(name.rpartition(".")[0]))
-            rows = torch.Size(reversed(tensor.shape)) if turned else tensor.shape
-            found |= {name + suffix: told for suffix, told in _misfits(pieces, kind_of(tensor), rows)}
+            axis = input_axis(skeleton.get_submodule(name.rpartition(".")[0]))
+            told = _misfits(pieces, kind_of(tensor), tensors.get(name, ANY), axis)
+            found |= {stems[piece]: phrase for piece, phrase in told}
     found |= {name: "is missing" for one, name in missing.items() if one not in present}
     found |= {name: "is not expected" for name in left}
     return [f"{name} {found[name]}" for name in sorted(found)]
 
 
-def _misfits(pieces: Mapping[str, Kind], kind: Kind, rows: torch.Size) -> Iterator[tuple[str, str]]:
-    """What is wrong with the pieces of one tensor, by suffix; `rows` is its shape as output × input."""
-    dtype, values = kind[0], pieces.get("_values", kind)[1]
-    wanted: dict[str, Kind] = {"_values": (dtype, values)}
-    if set(pieces) == {""}:
+def input_axis(module: nn.Module) -> int:
+    """The axis of a module's weight along which its inputs lie."""
+    return 0 if is_conv1d(module) else 1
+
+
+def _misfits(pieces: Mapping[str, Kind], kind: Kind, codec: str, inputs: int) -> Iterator[tuple[str, str]]:
+    """What is wrong with the pieces of one tensor: the piece ("" for the tensor itself) and a phrase."""
+    given = with_pieces(pieces)
+    if set(pieces) == {""} and codec == ANY:
         wanted = {"": kind}
-    elif set(pieces) == {"_bitmask", "_values"}:
-        wanted["_bitmask"] = ("U8", (-(-rows.numel() // 8),))
-        if len(values) != 1 or values[0] > rows.numel():
-            yield "_values", f"of {list(values)} does not fit under a bitmask of {list(kind[1])}"
-    elif set(pieces) == {"_patterns", "_values"}:
-        codes = n_m.bytes_of_patterns(torch.Size(values), rows)
-        if codes is None:
-            yield "_values", f"of {list(values)} does not fit into groups of {list(kind[1])}"
-            return
-        wanted["_patterns"] = ("U8", (codes,))
-    else:
-        names = sorted(suffix.strip("_") or "dense" for suffix in pieces)
-        yield "", f"is there as {' and '.join(names)} only" if len(names) == 1 else f"is there as {' and '.join(names)}"
+    elif given is None or codec not in (ANY, given):
+        names = " and ".join(sorted(piece or "dense" for piece in pieces))
+        yield "", f"is there as {names}" + (" only" if len(pieces) == 1 else "")
         return
-    for suffix, promised in wanted.items():
-        if pieces[suffix] != promised:
-            yield suffix, f"is {_told(pieces[suffix])} and not {_told(promised)}"
+    else:
+        try:
+            wanted = codecs()[given].expected(pieces, kind, inputs)
+        except ValueError as error:
+            yield "values", str(error)
+            return
+    for piece, promised in wanted.items():
+        if pieces[piece] != promised:
+            yield piece, f"is {_told(pieces[piece])} and not {_told(promised)}"
 
 
 def other_modules(model: nn.Module, skeleton: nn.Module) -> list[str]:

@@ -1,13 +1,8 @@
-"""Our storage format in transformers: import this module once, then `from_pretrained` reads every artifact.
-
-Students and other plain architectures need no import; pruned, quantized and unevenly slimmed artifacts name this format
-in the `quantization_config` of their config.json.
-"""
+"""Our storage format in transformers: how `from_pretrained` builds the modules of an artifact and reads its tensors."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,56 +13,48 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from compress_exp.config.checks import UserError
-from compress_exp.formats import layout
-from compress_exp.formats.codecs import bitmask, n_m
-from compress_exp.layers.int8 import Int8Embedding, Int8Linear
-from compress_exp.layers.shapes import restore
-from compress_exp.layers.surgery import mark_pruned, replace_module
-from compress_exp.models.families.base import family_of, is_conv1d, is_linear
+from compress_exp.formats import description, layout
+from compress_exp.formats.checksum import verify
+from compress_exp.formats.codecs import codecs, with_pieces
+from compress_exp.layers.blueprint import apply, finish
 
 
-@register_quantization_config("compress_exp")
+@register_quantization_config(description.METHOD)
 class CompressExpConfig(QuantizationConfigMixin):
-    """How an artifact's tensors are stored (written by `compress_exp.formats.artifact.save`).
-
-    Attributes:
-        largest_code: the largest |code| among the weights of all int8 Linears; None where there is none, or in an
-            artifact that was written before it was told.
-    """
+    """How an artifact's tensors are stored: the node `quantization_config` of its config.json, of either format."""
 
     def __init__(
         self,
         format: int,
-        int8_linear: list[str],
-        int8_embedding: list[str],
-        pruned: list[str],
-        tied: dict[str, str],
+        modules: list[dict[str, Any]] | None = None,
+        tensors: dict[str, str] | None = None,
+        tied: dict[str, str] | None = None,
+        pruned: list[str] | None = None,
         heads: dict[str, int | list[int]] | None = None,
         neurons: dict[str, int] | None = None,
+        int8_linear: list[str] | None = None,
+        int8_embedding: list[str] | None = None,
         largest_code: int | None = None,
-        quant_method: str = "compress_exp",
+        quant_method: str = description.METHOD,
     ) -> None:
-        if format != 1:
-            raise UserError(f"artifact: format {format} is newer than this release of compress_exp reads (1)")
         self.quant_method = quant_method  # type: ignore[assignment]
-        self.format = format
-        self.int8_linear = int8_linear
-        self.int8_embedding = int8_embedding
-        self.pruned = pruned
-        self.tied = tied
-        self.heads = heads or {}
-        self.neurons = neurons or {}
-        self.largest_code = largest_code
+        told: dict[str, Any] = {"modules": modules, "tensors": tensors, "tied": tied, "pruned": pruned, "heads": heads}
+        told |= {"neurons": neurons, "int8_linear": int8_linear, "int8_embedding": int8_embedding}
+        self.node = {"format": format} | {name: value for name, value in told.items() if value is not None}
+        self.description = description.read(self.node)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The node."""
+        return {"quant_method": self.quant_method, **self.node}
 
 
-class Unpack(ConversionOps):
-    """A bitmask, or the patterns of groups, and values back to the dense tensor of the parameter."""
+class Decode(ConversionOps):
+    """The pieces that a codec made of a tensor back to it."""
 
     def __init__(self, quantizer: CompressExpQuantizer) -> None:
         self.quantizer = quantizer
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Unpack:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Decode:
         # transformers copies its converter for each tensor; what they find is for the one quantizer.
         return self
 
@@ -81,79 +68,71 @@ class Unpack(ConversionOps):
         config: Any = None,
         missing_keys: Any = None,
     ) -> dict[str, Tensor]:
-        """Decode one tensor; transformers hands over the pieces by their suffix."""
+        """Decode one tensor; transformers hands over the pieces by the ends of their names."""
         assert model is not None
-        pieces = {name: value[0] if isinstance(value, list) else value for name, value in input_dict.items()}
         owner, _, name = full_layer_name.rpartition(".")
         module = model.get_submodule(owner)
-        shape, values = getattr(module, name).shape, pieces["weight_values"].cpu()
+        shape = getattr(module, name).shape
+        found = {stem: value[0] if isinstance(value, list) else value for stem, value in input_dict.items()}
+        pieces = {stem.removeprefix(f"{name}_"): tensor.cpu() for stem, tensor in found.items()}
+        codec = with_pieces(pieces)
+        assert codec is not None, f"{full_layer_name} in pieces {sorted(pieces)}"
         try:
-            if "weight_bitmask" in pieces:
-                return {"weight": bitmask.decode(pieces["weight_bitmask"].cpu(), values, shape)}
-            turned = is_conv1d(module)
-            rows = n_m.decode(pieces["weight_patterns"].cpu(), values, torch.Size(reversed(shape)) if turned else shape)
-            return {"weight": rows.T.contiguous() if turned else rows}
+            return {name: codecs()[codec].decode(pieces, shape, layout.input_axis(module))}
         except ValueError as error:
             # Raised here, transformers would print it with its stack and go on to the next tensor.
             self.quantizer.broken.append(f"{full_layer_name} {error}")
-            return {"weight": torch.zeros(shape, dtype=values.dtype)}
+            return {name: torch.zeros(shape, dtype=pieces["values"].dtype)}
 
 
-@register_quantizer("compress_exp")
+@register_quantizer(description.METHOD)
 class CompressExpQuantizer(HfQuantizer):
-    """Gives modules their shapes and swaps int8 ones in before the weights are read, ties and marks after."""
+    """Gives modules their shapes and swaps others in before the weights are read, ties and marks after."""
 
     quantization_config: CompressExpConfig
-    serialized_names = {"weight": ["weight_bitmask", "weight_patterns", "weight_values"]}
-
-    def get_load_operations(self) -> dict[str, type[ConversionOps]]:
-        """How transformers turns stored tensors into parameters."""
-        return {"deserialize": Unpack}
 
     def __init__(self, quantization_config: CompressExpConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
+        self.told = quantization_config.description
         self.broken: list[str] = []
         self.files: list[str] = []
+        pieces = dict.fromkeys(piece for codec in codecs().values() for piece in codec.PIECES)
+        names = {name.rpartition(".")[2] for name in self.told.tensors}
+        self.serialized_names = {name: [f"{name}_{piece}" for piece in pieces] for name in sorted(names)}
+
+    def get_load_operations(self) -> dict[str, type[ConversionOps]]:
+        """How transformers turns stored tensors into parameters."""
+        return {"deserialize": Decode}
 
     def _process_model_before_weight_loading(
         self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **kwargs: Any
     ) -> None:
         self.files = checkpoint_files or []
-        told = self.quantization_config
-        self._refuse(
-            self.shape(model) or layout.differences(layout.kinds_in(self.files), model, told.pruned, told.tied)
-        )
+        told, stored = self.told, layout.kinds_in(self.files)
+        self._refuse(self.shape(model) or layout.differences(stored, model, told.tensors, told.blueprint.absent()))
+        verify(self.files)
 
     def shape(self, model: PreTrainedModel) -> list[str]:
         """Give an ordinary model on the meta device the modules and shapes of the artifact.
 
         Returns:
-            A phrase for each module that the model does not have as the description says; it is left as it was then.
+            A phrase for each module that the model does not have as the description says.
         """
-        told = self.quantization_config
-        if wrong := list(_misnamed(told, model)):
-            return wrong
+        blueprint = self.told.blueprint
         with torch.device("meta"):
-            restore(model, family_of(model.config.model_type), {"heads": told.heads, "neurons": told.neurons})
-            for name in told.int8_linear:
-                replace_module(model, name, _int8_linear(model.get_submodule(name)))
-            for name in told.int8_embedding:
-                replace_module(model, name, _int8_embedding(model.get_submodule(name)))
+            if wrong := apply(model, blueprint):
+                return wrong
         missing = set(model._keys_to_ignore_on_load_missing or ())
-        for name in told.tied:
+        for name in blueprint.absent():
             # transformers ties Parameters only; ours are tied after loading.
-            model.all_tied_weights_keys.pop(f"{name}.weight", None)
-            missing.add(rf"^{re.escape(name)}\.weight(_scale)?$")
+            model.all_tied_weights_keys.pop(name, None)
+            missing.add(rf"^{re.escape(name)}$")
         model._keys_to_ignore_on_load_missing = missing
         return []
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         self._refuse(self.broken)
-        for name, source in self.quantization_config.tied.items():
-            holder, owner = model.get_submodule(name), model.get_submodule(source)
-            holder.weight, holder.weight_scale = owner.weight, owner.weight_scale
-        for name in self.quantization_config.pruned:
-            mark_pruned(model.get_submodule(name))
+        finish(model, self.told.blueprint)
         return model
 
     def _refuse(self, found: list[str]) -> None:
@@ -180,35 +159,3 @@ def skeleton(architecture: type[PreTrainedModel], config: dict[str, Any]) -> tup
     if "quantization_config" not in config:
         return model, []
     return model, CompressExpQuantizer(CompressExpConfig(**config["quantization_config"])).shape(model)
-
-
-def _misnamed(told: CompressExpConfig, model: nn.Module) -> Iterator[str]:
-    """Modules that a description names and that the model does not have, or has as something else."""
-    modules = dict(model.named_modules())
-    for name in (*told.int8_linear, *told.int8_embedding, *told.pruned, *told.heads, *told.neurons):
-        if name not in modules:
-            yield f"{name} is no module of {type(model).__name__}"
-    for name in told.int8_linear:
-        if name in modules and not is_linear(modules[name]):
-            yield f"{name} is {type(modules[name]).__name__} and no Linear"
-    for name in told.int8_embedding:
-        if name in modules and not isinstance(modules[name], nn.Embedding):
-            yield f"{name} is {type(modules[name]).__name__} and no Embedding"
-    integer = {*told.int8_linear, *told.int8_embedding}
-    for names in told.tied.items():
-        shapes = {getattr(modules.get(name), "weight", torch.empty(0)).shape for name in names}
-        if not integer.issuperset(names) or len(shapes) > 1:
-            yield f"{names[0]} cannot share the weight of {names[1]}"
-
-
-def _int8_linear(module: nn.Module) -> Int8Linear:
-    if is_conv1d(module):
-        return Int8Linear(module.nx, module.nf, bias=True)  # type: ignore[arg-type]
-    assert isinstance(module, nn.Linear)
-    return Int8Linear(module.in_features, module.out_features, bias=module.bias is not None)
-
-
-def _int8_embedding(module: nn.Module) -> Int8Embedding:
-    assert isinstance(module, nn.Embedding)
-    scale = float(getattr(module, "embed_scale", 1.0))
-    return Int8Embedding(module.num_embeddings, module.embedding_dim, module.padding_idx, scale)

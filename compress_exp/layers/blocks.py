@@ -7,8 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from compress_exp.layers.shapes import restore, uneven
-from compress_exp.layers.surgery import is_pruned, mark_pruned
+from compress_exp.layers.blueprint import apply, describe, finish
 from compress_exp.models.families.base import Family
 
 if TYPE_CHECKING:
@@ -33,32 +32,16 @@ def with_layers(model: PreTrainedModel, family: Family, kept: dict[str, Sequence
         setattr(config, stack.count, len(kept[stack.name]))
     copied = type(model)(config)
     source = model.state_dict()
-    restore(copied, family, _renamed(copied, model, family, kept))
+    names = (name for name, _ in copied.named_modules())
+    blueprint = describe(model).renamed(lambda name: _source(f"{name}.", family, kept).rstrip("."), names)
+    apply(copied, blueprint)
     origin = {name: _source(name, family, kept) for name in copied.state_dict()}
     copied.load_state_dict({name: source[old if old in source else name] for name, old in origin.items()})
-    modules = dict(model.named_modules())
-    for name, module in copied.named_modules():
-        old = modules.get(_source(name + ".", family, kept).rstrip("."), modules.get(name))
-        if name and old is not None and is_pruned(old):
-            mark_pruned(module)
+    finish(copied, blueprint)
     copied.tie_weights()
     if model.can_generate():
         copied.generation_config = copy.deepcopy(model.generation_config)
     return copied
-
-
-def _renamed(
-    copied: PreTrainedModel, model: PreTrainedModel, family: Family, kept: dict[str, Sequence[int]]
-) -> dict[str, dict[str, object]]:
-    """The uneven shapes of the model by the names that their modules have in the copy."""
-    told = uneven(model, family)
-    renamed: dict[str, dict[str, object]] = {kind: {} for kind in told}
-    for name, _ in copied.named_modules():
-        old = _source(name + ".", family, kept).rstrip(".")
-        for kind, shapes in told.items():
-            if name and old in shapes:
-                renamed[kind][name] = shapes[old]
-    return renamed
 
 
 def _source(name: str, family: Family, kept: dict[str, Sequence[int]]) -> str:

@@ -13,12 +13,16 @@ from __future__ import annotations
 
 import functools
 import platform
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.jit._trace import is_tracing
 from torch.nn import functional
+
+from compress_exp.layers.slices import inputs_of, outputs_of
+from compress_exp.layers.stored import Stored
+from compress_exp.models.families.base import is_linear
 
 LOW, HIGH = 0, 255
 LIMIT = 127
@@ -66,7 +70,7 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-class Int8Linear(nn.Module):
+class Int8Linear(Stored):
     """A linear layer with packed weights and a static input grid.
 
     Args:
@@ -74,6 +78,9 @@ class Int8Linear(nn.Module):
         out_features: width of the output.
         bias: whether there is a bias.
     """
+
+    kind: ClassVar[str] = "int8_linear"
+    shared: ClassVar[tuple[str, ...]] = ("weight", "weight_scale")
 
     weight: Tensor
     weight_scale: Tensor
@@ -105,6 +112,21 @@ class Int8Linear(nn.Module):
             layer.bias = nn.Parameter(bias.detach().float().clone())
         return layer
 
+    @classmethod
+    def build(cls, plain: nn.Module, spec: dict[str, Any]) -> Self:
+        """An empty layer of the widths of a Linear or Conv1D."""
+        if not is_linear(plain):
+            raise ValueError(f"is {type(plain).__name__} and no Linear")
+        return cls(inputs_of(plain), outputs_of(plain), plain.bias is not None)
+
+    def spec(self) -> dict[str, Any]:
+        """The largest code: what kernels have to be exact for."""
+        return {"largest_code": largest_code(self.weight)}
+
+    def dense(self) -> Tensor:  # (out, in)
+        """The weights unpacked."""
+        return self.weight.float() * self.weight_scale.unsqueeze(1)
+
     def forward(self, inputs: Tensor) -> Tensor:  # (..., in) -> (..., out)
         """Apply the layer; the result has the type of the input."""
         observed = torch.is_grad_enabled() or is_tracing() or torch.compiler.is_compiling()
@@ -120,8 +142,7 @@ class Int8Linear(nn.Module):
         """The same layer in floating point: the input rounded to its grid, the weights unpacked."""
         scale, zero_point = float(self.input_scale), int(self.input_zero_point)
         rounded = torch.fake_quantize_per_tensor_affine(inputs.float(), scale, zero_point, LOW, HIGH)
-        weight = self.weight.float() * self.weight_scale.unsqueeze(1)
-        return functional.linear(rounded, weight, self.bias).to(inputs.dtype)
+        return functional.linear(rounded, self.dense(), self.bias).to(inputs.dtype)
 
     @property
     def in_integers(self) -> bool:
@@ -154,7 +175,7 @@ class Int8Linear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
-class Int8Embedding(nn.Module):
+class Int8Embedding(Stored):
     """An embedding with int8 rows, one scale each.
 
     Args:
@@ -163,6 +184,9 @@ class Int8Embedding(nn.Module):
         padding_idx: kept for callers that read it.
         embed_scale: a factor on the result (BART's scaled embedding).
     """
+
+    kind: ClassVar[str] = "int8_embedding"
+    shared: ClassVar[tuple[str, ...]] = ("weight", "weight_scale")
 
     weight: Tensor
     weight_scale: Tensor
@@ -185,6 +209,18 @@ class Int8Embedding(nn.Module):
         layer.weight = quantize_rows(weight.detach(), weight_scale)
         layer.weight_scale = weight_scale.detach().float().clone()
         return layer
+
+    @classmethod
+    def build(cls, plain: nn.Module, spec: dict[str, Any]) -> Self:
+        """An empty one of the size of an Embedding."""
+        if not isinstance(plain, nn.Embedding):
+            raise ValueError(f"is {type(plain).__name__} and no Embedding")
+        scale = float(getattr(plain, "embed_scale", 1.0))
+        return cls(plain.num_embeddings, plain.embedding_dim, plain.padding_idx, scale)
+
+    def dense(self) -> Tensor:  # (num, dim)
+        """The rows unpacked, without the factor on the result."""
+        return self.weight.float() * self.weight_scale.unsqueeze(1)
 
     def forward(self, ids: Tensor) -> Tensor:  # (...) -> (..., dim)
         """Look rows up and unpack them."""

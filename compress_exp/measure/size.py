@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.sparse import SparseSemiStructuredTensor
 
-from compress_exp.layers.int8 import Int8Embedding, Int8Linear
+from compress_exp.layers.stored import Stored
 
 WEIGHTS = ("model.safetensors", "config.json", "generation_config.json")
 TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model", "*.jinja")
@@ -22,15 +22,20 @@ def bytes_of(directory: Path, patterns: tuple[str, ...]) -> int:
 
 
 def weights(model: nn.Module) -> Iterator[Tensor]:
-    """Every logical weight tensor once: parameters and packed int8 weights, not their scales."""
-    seen: set[tuple[int, int]] = set()
-    packed = (module.weight for module in model.modules() if isinstance(module, Int8Linear | Int8Embedding))
-    for stored in (*model.parameters(), *packed):
+    """Every logical weight tensor once: parameters, and the matrices that packed modules stand for."""
+    seen: set[tuple[int, ...]] = set()
+    for stored in model.parameters():
         tensor = stored.to_dense() if isinstance(stored, SparseSemiStructuredTensor) else stored
-        place = (tensor.data_ptr(), tensor.numel())
+        place: tuple[int, ...] = (tensor.data_ptr(), tensor.numel())
         if place not in seen:
             seen.add(place)
             yield tensor
+    for module in model.modules():
+        if isinstance(module, Stored):
+            place = tuple(getattr(module, part).data_ptr() for part in module.shared)
+            if not place or place not in seen:
+                seen.add(place)
+                yield module.dense()
 
 
 def zeros_in_matrices(model: nn.Module) -> float:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from safetensors import safe_open
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 import compress_exp
 from compress_exp.config.checks import UserError
 from compress_exp.formats.artifact import load, save
-from compress_exp.formats.codecs import bitmask
+from compress_exp.layers.blocks import with_layers
 from compress_exp.layers.int8 import Int8Embedding, Int8Linear
 from compress_exp.layers.surgery import pruned_modules
 from compress_exp.methods.distill.student import fewer_layers
@@ -37,25 +38,6 @@ def pruned(model, context, budget, sparsity=0.75):
     mark_masked(model)
     bake(model)
     return model
-
-
-@pytest.mark.parametrize("shape", [(3, 5), (8, 8), (1, 1), (7, 9)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
-def test_bitmasks_come_back_to_the_last_bit(shape, dtype):
-    weight = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 50).to(dtype)
-    weight[torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.6] = 0
-    bits, values = bitmask.encode(weight)
-    assert bits.numel() == -(-weight.numel() // 8)
-    assert values.numel() == int((weight != 0).sum())
-    assert torch.equal(bitmask.decode(bits, values, weight.shape), weight)
-
-
-def test_the_bitmask_wins_above_one_over_the_bits():
-    weight = torch.ones(32, 32)
-    weight.view(-1)[: 32 * 32 // 32] = 0
-    assert not bitmask.worthwhile(weight)
-    weight.view(-1)[: 32 * 32 // 32 + 1] = 0
-    assert bitmask.worthwhile(weight)
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -109,11 +91,42 @@ def test_the_largest_code_of_int8_linears_is_told(model_type, tiny, context, no_
     assert max(int(module.weight.abs().max()) for module in tables) == 127
     save(model, tokenizer, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config["quantization_config"]["largest_code"] == 61
-    assert load(tmp_path).config.quantization_config.largest_code == 61
-    del config["quantization_config"]["largest_code"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert load(tmp_path).config.quantization_config.largest_code is None
+    groups = [group for group in config["quantization_config"]["modules"] if group["kind"] == "int8_linear"]
+    codes = {name: group["spec"]["largest_code"] for group in groups for name in group["names"]}
+    assert len(codes) == len(linear) and sorted(codes.values())[-2:] == [50, 61]
+    assert any(len(group["names"]) > 1 for group in groups)  # equal specifications are written once
+
+
+def test_one_flipped_bit_of_the_weights_is_noticed(tiny, tmp_path, tokenizer):
+    save(tiny("bert"), tokenizer, tmp_path)
+    weights = tmp_path / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1000] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match=r"^artifact: .*model\.safetensors was changed since it was written"):
+        load(tmp_path)
+
+
+def test_a_flipped_bit_is_noticed_by_from_pretrained_too(tiny, context, no_budget, tmp_path, tokenizer):
+    method = Int8(name="quant/static", train=no_budget)
+    save(method.convert(method.prepare(tiny("bert"), context("bert"))), tokenizer, tmp_path)
+    weights = tmp_path / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1000] ^= 16
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match="was changed since it was written"):
+        transformers.BertForSequenceClassification.from_pretrained(tmp_path)
+
+
+def test_layers_are_copied_with_the_modules_that_a_method_put_there(tiny, context, no_budget):
+    method = Int8(name="quant/static", train=no_budget)
+    model = method.convert(method.prepare(tiny("bert"), context("bert")))
+    copied = with_layers(model, family_of("bert"), {"encoder": [1]})
+    own, theirs = copied.bert.encoder.layer[0], model.bert.encoder.layer[1]
+    inputs = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(own.eval()(inputs)[0], theirs.eval()(inputs)[0])
+    assert isinstance(own.intermediate.dense, Int8Linear)
 
 
 def test_a_student_is_an_ordinary_checkpoint(tiny, tmp_path, tokenizer):

@@ -149,7 +149,7 @@ def test_an_int8_head_that_shares_a_scale_only_is_not_written(tiny, context, no_
     method = Int8(name="quant/static", train=no_budget)
     model = method.convert(method.prepare(tiny("gpt2"), context("gpt2")))
     model.lm_head.weight = model.lm_head.weight.clamp(-50, 50)
-    with pytest.raises(UserError, match=r"\(lm_head\.weight is not expected\)"):
+    with pytest.raises(UserError, match=r"\(lm_head\.weight_scale is missing\)"):
         save(model, tokenizer, tmp_path)
 
 
@@ -305,19 +305,26 @@ def describe_anew(directory, **told):
     (directory / "config.json").write_text(json.dumps(config))
 
 
+def modules(kind, name):
+    return {"modules": [{"kind": kind, "spec": {}, "names": [name]}]}
+
+
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        ({"int8_linear": ["bert.nowhere"]}, "bert.nowhere is no module of BertForSequenceClassification"),
-        ({"int8_linear": ["bert.embeddings.LayerNorm"]}, "bert.embeddings.LayerNorm is LayerNorm and no Linear"),
-        ({"int8_embedding": ["classifier"]}, "classifier is Linear and no Embedding"),
+        (modules("int8_linear", "bert.nowhere"), "bert.nowhere is no module of BertForSequenceClassification"),
+        (modules("int8_linear", "bert.embeddings.LayerNorm"), "bert.embeddings.LayerNorm is LayerNorm and no Linear"),
+        (modules("int8_embedding", "classifier"), "classifier is Linear and no Embedding"),
+        (modules("os.system", "classifier"), "classifier is of kind 'os.system', which this release does not know"),
+        ({"modules": [{"names": ["classifier"]}]}, "quantization_config of config.json is damaged (KeyError('kind'))"),
+        ({"tensors": {f"{QUERY}.weight": "n_m"}}, f"{QUERY}.weight is there as bitmask and values"),
         (
             {"heads": {QUERY.removesuffix(".query"): 1}},
             f"{QUERY.replace('query', 'key')}.bias is F32 [32] and not F32 [16]",
         ),
         ({"tied": {QUERY: "classifier"}}, f"{QUERY} cannot share the weight of classifier"),
-        ({"pruned": []}, f"{QUERY}.weight is missing"),
-        ({"format": 2}, "format 2 is newer than this release"),
+        ({"pruned": []}, f"{QUERY}.weight has a codec, and {QUERY} is not pruned"),
+        ({"format": 3}, "format 3 is newer than this release"),
     ],
 )
 def test_a_description_that_is_not_the_models_is_refused(told, message, tiny, context, no_budget, tokenizer, tmp_path):

@@ -5,45 +5,55 @@ n weights of b bits at sparsity s take (1 − s)·b + 1 bits each, so the format
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
+from compress_exp.formats.codecs import Kind
+
+PIECES = ("bitmask", "values")
+
+
+def size(
+    tensor: Tensor,  # any shape
+    inputs: int,
+) -> int:
+    """The bytes of the encoded form."""
+    return -(-tensor.numel() // 8) + int(torch.count_nonzero(tensor)) * tensor.element_size()
+
 
 def encode(
-    weight: Tensor,  # any shape
-) -> tuple[Tensor, Tensor]:  # uint8 (ceil(n / 8),), values (nonzeros,)
+    tensor: Tensor,  # any shape
+    inputs: int,
+) -> dict[str, Tensor]:  # "bitmask": uint8 (ceil(n / 8),), "values": (nonzeros,)
     """Pack which entries are not zero, eight to a byte (lowest bit first), and keep those entries."""
-    kept = (weight != 0).flatten()
-    return pack(kept), weight.flatten()[kept].clone()
+    kept = (tensor != 0).flatten()
+    return {"bitmask": pack(kept), "values": tensor.flatten()[kept].clone()}
 
 
-def decode(
-    bits: Tensor,  # uint8 (ceil(n / 8),)
-    values: Tensor,  # (nonzeros,)
-    shape: torch.Size,
-) -> Tensor:
+def decode(pieces: Mapping[str, Tensor], shape: torch.Size, inputs: int) -> Tensor:
     """Undo `encode`.
 
     Raises:
         ValueError: there are not as many values as entries under the mask.
     """
-    count = shape.numel()
-    kept = unpack(bits, count)
+    values = pieces["values"]
+    kept = unpack(pieces["bitmask"], shape.numel())
     if int(kept.sum()) != len(values):
         raise ValueError(f"has {len(values)} values under a bitmask of {int(kept.sum())}")
-    weight = torch.zeros(count, dtype=values.dtype)
-    weight[kept] = values
-    return weight.view(shape)
+    tensor = torch.zeros(shape.numel(), dtype=values.dtype)
+    tensor[kept] = values
+    return tensor.view(shape)
 
 
-def bytes_of(weight: Tensor) -> int:
-    """The bytes of the encoded form."""
-    return -(-weight.numel() // 8) + int(torch.count_nonzero(weight)) * weight.element_size()
-
-
-def worthwhile(weight: Tensor) -> bool:
-    """Whether the encoded form takes fewer bytes than the dense one."""
-    return bytes_of(weight) < weight.numel() * weight.element_size()
+def expected(kinds: Mapping[str, Kind], kind: Kind, inputs: int) -> dict[str, Kind]:
+    """A bit for every entry, and no more values than entries."""
+    dtype, shape = kind
+    values, count = kinds["values"][1], torch.Size(shape).numel()
+    if len(values) != 1 or values[0] > count:
+        raise ValueError(f"of {list(values)} does not fit under a bitmask of {list(shape)}")
+    return {"bitmask": ("U8", (-(-count // 8),)), "values": (dtype, values)}
 
 
 def pack(

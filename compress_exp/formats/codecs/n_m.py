@@ -8,17 +8,63 @@ indices would take 1, as a bitmask does), 7 for 4:8 (0.875). Beside a bitmask an
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
+from compress_exp.formats.codecs import Kind
 from compress_exp.formats.codecs.bitmask import pack, unpack
 
+PIECES = ("patterns", "values")
 GROUPS = (4, 8)
 
 
-def encode(
+def size(
+    tensor: Tensor,  # a matrix, or anything else, which has no such form
+    inputs: int,
+) -> int | None:
+    """The bytes of the encoded form; None where inputs do not fall into groups of which something is gone."""
+    if tensor.dim() != 2:
+        return None
+    m, least = smallest_group(_rows(tensor, inputs))
+    return least if m else None
+
+
+def encode(tensor: Tensor, inputs: int) -> dict[str, Tensor]:
+    """In groups of the m that takes the fewest bytes."""
+    rows = _rows(tensor, inputs)
+    patterns, values = encode_groups(rows, smallest_group(rows)[0])
+    return {"patterns": patterns, "values": values}
+
+
+def decode(pieces: Mapping[str, Tensor], shape: torch.Size, inputs: int) -> Tensor:
+    """Undo `encode`.
+
+    Raises:
+        ValueError: a group has a pattern that does not exist.
+    """
+    rows = torch.Size(reversed(shape)) if inputs == 0 else shape
+    return _rows(decode_groups(pieces["patterns"], pieces["values"], rows), inputs).contiguous()
+
+
+def expected(kinds: Mapping[str, Kind], kind: Kind, inputs: int) -> dict[str, Kind]:
+    """The patterns that groups of so many values have."""
+    dtype, shape = kind
+    values = kinds["values"][1]
+    count = bytes_of_patterns(torch.Size(values), torch.Size(reversed(shape)) if inputs == 0 else torch.Size(shape))
+    if count is None:
+        raise ValueError(f"of {list(values)} does not fit into groups of {list(shape)}")
+    return {"patterns": ("U8", (count,)), "values": (dtype, values)}
+
+
+def _rows(tensor: Tensor, inputs: int) -> Tensor:
+    """As output × input, and back."""
+    return tensor.T if inputs == 0 else tensor
+
+
+def encode_groups(
     weight: Tensor,  # (out, in), in a multiple of m
     m: int,
 ) -> tuple[Tensor, Tensor]:  # uint8 (ceil(groups · bits / 8),), values (groups, n)
@@ -37,12 +83,12 @@ def encode(
     return pack(bits.flatten()), groups.gather(1, positions)
 
 
-def decode(
+def decode_groups(
     codes: Tensor,  # uint8 (ceil(groups · bits / 8),)
     values: Tensor,  # (groups, n)
     shape: torch.Size,  # (out, in)
 ) -> Tensor:
-    """Undo `encode`.
+    """Undo `encode_groups`.
 
     Raises:
         ValueError: a group has a pattern that does not exist.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from compress_exp.report.card.lineage import Lineage, Names
 from compress_exp.report.card.measured import Measured
 
 HERE = Path(__file__).parent
+KINDS = {"int8_linear": "int8 matrices", "int8_embedding": "int8 embeddings"}
 AUTO = {
     "ForSequenceClassification": ("AutoModelForSequenceClassification", "text-classification"),
     "LMHeadModel": ("AutoModelForCausalLM", "text-generation"),
@@ -139,8 +141,14 @@ def _source(line: Lineage) -> str:
 def _stored(line: Lineage) -> str:
     if line.packed is None:
         return f"an ordinary checkpoint of safetensors, {line.config.get('dtype')}"
-    counts = {"int8 matrices": "int8_linear", "int8 embeddings": "int8_embedding", "pruned matrices": "pruned"}
-    told = [f"{len(line.packed[name])} {what}" for what, name in counts.items() if line.packed.get(name)]
+    groups = line.packed.get("modules")
+    if groups is None:  # the first format
+        groups = [{"kind": kind, "names": line.packed.get(kind, ())} for kind in KINDS]
+    counts: Counter[str] = Counter()
+    for group in groups:
+        counts[KINDS.get(group["kind"], f"modules of kind {group['kind']}")] += len(group["names"])
+    counts["pruned matrices"] = len(line.packed.get("pruned", ()))
+    told = [f"{count} {what}" for what, count in counts.items() if count]
     return f"safetensors in the format of compress_exp: {', '.join(told)}"
 
 

@@ -29,17 +29,17 @@ def sparse(n, m, dtype=torch.float32, shape=(12, 64)):
 @pytest.mark.parametrize(("n", "m"), [(1, 4), (2, 4), (3, 4), (1, 8), (4, 8), (7, 8)])
 def test_weights_come_back_to_the_last_bit(n, m, dtype):
     weight = sparse(n, m, dtype)
-    codes, values = n_m.encode(weight, m)
+    codes, values = n_m.encode_groups(weight, m)
     assert values.shape == (weight.numel() // m, n)
     assert codes.numel() == math.ceil(weight.numel() // m * math.ceil(math.log2(math.comb(m, n))) / 8)
-    assert torch.equal(n_m.decode(codes, values, weight.shape), weight)
+    assert torch.equal(n_m.decode_groups(codes, values, weight.shape), weight)
 
 
 def test_every_pattern_of_two_of_four_has_its_three_bits():
     weight = torch.zeros(6, 4)
     for row, (first, second) in enumerate(combinations(range(4), 2)):
         weight[row, first], weight[row, second] = 1.0, 2.0
-    codes, values = n_m.encode(weight, 4)
+    codes, values = n_m.encode_groups(weight, 4)
     assert values.tolist() == [[1.0, 2.0]] * 6
     written = sum(number << (3 * number) for number in range(6))
     assert codes.tolist() == [(written >> shift) & 255 for shift in (0, 8, 16)]
@@ -49,10 +49,10 @@ def test_groups_with_fewer_left_come_back_too():
     weight = sparse(2, 4)
     weight[0] = 0
     weight[1, ::4] = 0
-    codes, values = n_m.encode(weight, 4)
-    assert torch.equal(n_m.decode(codes, values, weight.shape), weight)
+    codes, values = n_m.encode_groups(weight, 4)
+    assert torch.equal(n_m.decode_groups(codes, values, weight.shape), weight)
     nothing = torch.zeros(4, 8)
-    assert torch.equal(n_m.decode(*n_m.encode(nothing, 8), nothing.shape), nothing)
+    assert torch.equal(n_m.decode_groups(*n_m.encode_groups(nothing, 8), nothing.shape), nothing)
 
 
 @pytest.mark.parametrize(
@@ -69,9 +69,8 @@ def test_it_takes_the_share_of_the_bitmask_form_that_the_text_says(n, m, dtype, 
     weight[(weight == 0) & n_m_mask(weight.abs().float(), torch.ones_like(weight, dtype=torch.bool), n, m)] = 1
     group, size = n_m.smallest_group(weight)
     assert group == m
-    assert size == sum(tensor.numel() * tensor.element_size() for tensor in n_m.encode(weight, m))
-    assert bitmask.bytes_of(weight) == sum(t.numel() * t.element_size() for t in bitmask.encode(weight))
-    assert size / bitmask.bytes_of(weight) == pytest.approx(expected, abs=1e-9)
+    assert size == sum(tensor.numel() * tensor.element_size() for tensor in n_m.encode_groups(weight, m))
+    assert size / bitmask.size(weight, 1) == pytest.approx(expected, abs=1e-9)
 
 
 def pruned(model, context, budget, n, m):
