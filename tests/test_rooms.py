@@ -2,56 +2,14 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-import compress_exp
+from docs.rooms import PACKAGE, drawing, floors, graphs, imported, modules, needed
 
-PACKAGE = Path(compress_exp.__file__).parent
 NAME = PACKAGE.name
-
-
-def modules(package: Path) -> dict[str, Path]:
-    """Every file by the name that it is imported by."""
-    parts = {path: path.relative_to(package.parent).with_suffix("").parts for path in package.rglob("*.py")}
-    return {".".join(name[:-1] if name[-1] == "__init__" else name): path for path, name in parts.items()}
-
-
-def imported(path: Path, known: dict[str, Path]) -> Iterator[str]:
-    """The modules of the package that running a file imports, sooner or later."""
-    tree = ast.parse(path.read_text())
-    annotations = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node)]
-    unused = {id(inner) for node in annotations for part in node.body for inner in ast.walk(part)}
-    for node in ast.walk(tree):
-        if id(node) in unused:
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name in known)
-        elif isinstance(node, ast.ImportFrom) and node.module in known:
-            assert node.module is not None
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                yield inner if inner in known else node.module
-
-
-def room(module: str, known: dict[str, Path]) -> str:
-    """The directory that a module is in; the files beside `run.py` are rooms of their own."""
-    place = known[module].parent
-    return module if place == PACKAGE else str(place.relative_to(PACKAGE))
-
-
-def graphs(known: dict[str, Path]) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
-    """What each room imports, and what each file."""
-    files = {name: set(imported(path, known)) - {name} for name, path in known.items()}
-    rooms: dict[str, set[str]] = {}
-    for name, used in files.items():
-        own = room(name, known)
-        rooms.setdefault(own, set()).update({room(other, known) for other in used} - {own})
-    return rooms, files
 
 
 @pytest.mark.parametrize("level", ["rooms", "files"])
@@ -78,3 +36,15 @@ def test_a_late_import_upwards_is_found(tmp_path: Path) -> None:
 
 def test_the_root_holds_the_doors_only() -> None:
     assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "run.py", "hf.py"}
+
+
+def test_the_picture_has_every_room_once_and_every_arrow_points_down() -> None:
+    rooms = {"cellar": set(), "hall": {"cellar"}, "attic": {"hall", "cellar"}, "shed": {"cellar"}}
+    assert floors(rooms) == [["attic"], ["hall", "shed"], ["cellar"]]
+    assert needed(rooms) == [("attic", "hall"), ("hall", "cellar"), ("shed", "cellar")]
+    lines = drawing().splitlines()
+    drawn = [line for line in lines if "[" in line and "subgraph" not in line]
+    assert sum(line.count('["') for line in drawn) == len(graphs(modules(PACKAGE))[0])
+    height = {part.strip().partition("[")[0]: place for place, line in enumerate(drawn) for part in line.split(";")}
+    arrows = [line.split(" --> ") for line in lines if "-->" in line]
+    assert arrows and all(height[own.strip()] < height[used] for own, used in arrows)
