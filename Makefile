@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := compress_exp hydra_plugins tests benchmarks
+SOURCES := compress_exp hydra_plugins tests benchmarks docs examples
+SITE ?= site
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo run report test lint type format pins clean
+.PHONY: help install dev demo run report test lint type docs format pins clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -33,6 +34,9 @@ lint: dev ## ruff: rules and formatting
 type: dev ## mypy, strict
 	$(BIN)/python -m mypy
 
+docs: dev ## the documentation, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --site-dir $(abspath $(SITE))
+
 format: dev ## rewrite what ruff can
 	$(BIN)/python -m ruff check --fix $(SOURCES)
 	$(BIN)/python -m ruff format $(SOURCES)
@@ -42,8 +46,8 @@ pins: dev ## write constraints.txt from what is installed
 		| grep -v -e '^pip==' -e ' @ ' | sed 's/+cpu$$//' | sort -f) > constraints.txt
 
 clean: ## remove .venv and caches; outputs/ stays
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
-	find compress_exp hydra_plugins tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) $(SITE) .pytest_cache .mypy_cache .ruff_cache
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -19,6 +19,7 @@ LOSSES = (
     "`loss=NAME` says what every training inside a stage minimises; a method with a loss of its own has it in "
     "`method.<name>.loss`. The baseline always learns from hard labels.",
 )
+PICTURE = "<!-- rooms -->"
 FROM_ROOT = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 
 
@@ -36,7 +37,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Draw the rooms where a page asks for them."""
-    return markdown.replace("<!-- rooms -->", f"```mermaid\n{rooms.drawing()}\n```")
+    if PICTURE not in markdown:
+        return markdown
+    return markdown.replace(PICTURE, f"```mermaid\n{rooms.drawing()}\n```")
 
 
 def moved(text: str) -> str:
