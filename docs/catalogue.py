@@ -25,11 +25,23 @@ def page(title: str, introduction: str, folder: Path) -> str:
 
 def _section(file: Path) -> str:
     text = file.read_text()
-    source = source_of(str(yaml.safe_load(text)["_target_"]))
-    told = ast.get_docstring(ast.parse(source.read_text())) or ""
+    target = str(yaml.safe_load(text)["_target_"])
+    source = source_of(target)
+    tree = ast.parse(source.read_text())
+    told = [prose(ast.get_docstring(tree) or ""), attributes(tree, target.rpartition(".")[2])]
+    if offered := settings(text):
+        told.append(f"```yaml\n{offered}\n```")
     name = yaml.safe_load(text).get("name", f"{file.parent.name}={file.stem}")
     place = f"`{source.relative_to(ROOT)}`, `{file.relative_to(ROOT)}`"
-    return f"## {name}\n\n{prose(told)}\n\n```yaml\n{settings(text)}\n```\n\n{place}"
+    return "\n\n".join([f"## {name}", *filter(None, told), place])
+
+
+def attributes(tree: ast.Module, name: str) -> str:
+    """What a class says of its settings, as a list."""
+    own = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    told = re.search(r"^(?:Attributes|Args):\n((?:    .*\n?)+)", ast.get_docstring(own) or "", re.MULTILINE)
+    lines = re.findall(r"^    (\w+): ((?:.*\n?)(?:     .*\n?)*)", told[1], re.MULTILINE) if told else []
+    return "\n".join(f"- `{item}`: {' '.join(prose(text).split())}" for item, text in lines)
 
 
 def source_of(target: str) -> Path:

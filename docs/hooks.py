@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from docs import catalogue, rooms
 
-CATALOGUE = {
-    "prune": ("Pruning methods", "What they have in common, and how to choose: [Pruning](../pruning.md)."),
-    "quant": ("Quantization methods", "In which runtimes they are exact: [Where models run](../runtimes.md)."),
-    "distill": ("Distillation methods", "What a student minimises: [Losses](losses.md)."),
-    "finetune.yaml": ("The dense control", "The same extra training without compression."),
-}
-LOSSES = (
-    "Losses",
-    "`loss=NAME` says what every training inside a stage minimises; a method with a loss of its own has it in "
+INTRODUCTIONS = {
+    "prune": "What they have in common, and how to choose: [Pruning](../pruning.md).",
+    "quant": "In which runtimes they are exact: [Where models run](../runtimes.md).",
+    "distill": "What a student minimises: [Losses](loss.md).",
+    "finetune": "The same extra training without compression.",
+    "loss": "`loss=NAME` says what every training inside a stage minimises; a method with a loss of its own has it in "
     "`method.<name>.loss`. The baseline always learns from hard labels.",
-)
+}
+TITLES = {
+    "prune": "Pruning",
+    "quant": "Quantization",
+    "distill": "Distillation",
+    "factorize": "Factorization",
+    "share": "Weight sharing",
+    "loss": "Losses",
+}
 PICTURE = "<!-- rooms -->"
 FROM_ROOT = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Give every family of methods a place in the navigation."""
+    assert config.nav is not None
+    section = next(entry for entry in config.nav if "Methods" in entry)
+    section["Methods"] = [{title(name): f"methods/{name}.md"} for name in folders()]
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the catalogue, and the pages that lie in the repository's root."""
-    made = {f"methods/{name.removesuffix('.yaml')}.md": (*told, "method/" + name) for name, told in CATALOGUE.items()}
-    made["methods/losses.md"] = (*LOSSES, "loss")
-    for place, (title, introduction, folder) in made.items():
-        content = catalogue.page(title, introduction, catalogue.ROOT / "conf" / folder)
-        files.append(File.generated(config, place, content=content))
+    for name, folder in folders().items():
+        content = catalogue.page(title(name), INTRODUCTIONS.get(name, ""), folder)
+        files.append(File.generated(config, f"methods/{name}.md", content=content))
     for name, place in FROM_ROOT.items():
         files.append(File.generated(config, place, content=moved((catalogue.ROOT / name).read_text())))
     return files
@@ -40,6 +53,18 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if PICTURE not in markdown:
         return markdown
     return markdown.replace(PICTURE, f"```mermaid\n{rooms.drawing()}\n```")
+
+
+def folders() -> dict[str, Path]:
+    """Where the variants of each family of methods are described, and the losses; one without variants is a file."""
+    conf = catalogue.ROOT / "conf"
+    families = [path for path in (conf / "method").iterdir() if not path.with_suffix("").is_dir() or path.is_dir()]
+    return {path.stem: path for path in sorted(families)} | {"loss": conf / "loss"}
+
+
+def title(name: str) -> str:
+    """How the pages call a family of methods."""
+    return TITLES.get(name, name.capitalize())
 
 
 def moved(text: str) -> str:

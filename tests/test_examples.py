@@ -65,7 +65,6 @@ def test_the_artifact_tells_good_from_bad(own):
 def test_two_ways_of_pruning_are_compared(tmp_path):
     settings = [*SMALL, "train.max_steps=8", "task.train_fraction=0.1"]
     printed = ran(tmp_path, "sh", str(EXAMPLES / "compare_pruning.sh"), *settings)
-    found = {(record["run"]["method"][0], record["run"]["seed"]) for record in records(tmp_path)}
-    assert found == {(method, seed) for method in ("prune/magnitude", "prune/random") for seed in (0, 1)}
+    assert sorted(record["run"]["method"][0] for record in records(tmp_path)) == ["prune/magnitude", "prune/random"]
     assert len({record["size"]["sparsity"] for record in records(tmp_path)}) == 1
     assert "prune/magnitude" in printed and "prune/random" in printed
