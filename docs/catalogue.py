@@ -59,7 +59,7 @@ def settings(text: str) -> str:
 def prose(text: str) -> str:
     """A docstring as Markdown: formulas keep their signs, papers become links, lines of a list of facts stay apart."""
     parts = re.split(r"(`[^`]*`)", text)
-    parts[::2] = [re.sub(r"([\\*_<\[\]|~^])", r"\\\1", part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"([\\*_\[\]])", r"\\\1", part).replace("<", "&lt;") for part in parts[::2]]
     told = re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", "".join(parts))
     told = re.sub(r"(?m)^(Defaults|Deviations?|Cost|Scores)\b", r"\n**\1**", told)
     first, _, rest = told.partition("\n\n")
