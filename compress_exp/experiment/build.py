@@ -64,7 +64,7 @@ def train_baseline(plan: Plan, directory: Path, beat: Beat = unheard) -> Built:
         return Built(model.eval(), tokenizer, [], 0, 0.0)
     features = plan.task.features("train", tokenizer, model.config)
     module = CompressionModule(
-        model, plan.task, TaskLoss(), (), plan.train, steps_of(plan.train, len(features)), plan.seed, None
+        model, plan.task, {"task": TaskLoss()}, (), plan.train, steps_of(plan.train, len(features)), plan.seed, None
     )
     return train(plan, module, tokenizer, features, directory, "baseline", beat)
 
@@ -158,7 +158,7 @@ def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
         return Built(model, tokenizer, [], 0, 0.0)
     teacher = load_teacher(plan, baseline, model, tokenizer) if stage.uses_teacher else None
     flow = flow_of(stage.methods)
-    module = flow(model, plan.task, stage.loss, stage.methods, stage.train, steps, plan.seed, teacher)
+    module = flow(model, plan.task, stage.losses, stage.methods, stage.train, steps, plan.seed, teacher)
     return train(plan, module, tokenizer, features, directory, stage.label, beat)
 
 

@@ -97,7 +97,7 @@ class Method:
         rounds: how often the budget is repeated; progress is held at r/rounds through round r.
         rewind: null, or the share of the budget, in [0, 1), to whose weights every round ends by going back: round r
             then trains at progress (r − 1)/rounds, is cut to r/rounds and rewound, and one more training follows.
-        loss: what its training minimises; null takes the root's `loss`.
+        loss: what its training minimises, by name; null takes the root's `loss`.
         version: raised when the same settings come to give another result.
         preserves_sparsity: what earlier stages pruned stays pruned.
         replaces_model: it changes shapes, or gives another model, before training: first among methods at once.
@@ -111,7 +111,7 @@ class Method:
     end: float = later(1.0, before=1.0)
     rounds: int = later(1, before=1)
     rewind: float | None = later(None, before=None)
-    loss: Loss | None = None
+    loss: dict[str, Loss] | None = None
 
     version: ClassVar[int] = 1
     preserves_sparsity: ClassVar[bool] = True

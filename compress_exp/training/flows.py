@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from compress_exp.training.module import CompressionModule
 class DistillationModule(CompressionModule):
     """A student beside a frozen teacher (none for the control `distill/hard`)."""
 
-    def curves(self, student: Tensor, teacher: dict[str, Tensor]) -> dict[str, Tensor]:
+    def curves(self, student: Tensor, teacher: Mapping[str, Any]) -> dict[str, Tensor]:
         """The share of positions at which student and teacher say the same."""
         if "logits" not in teacher or student.shape[-1] == 1:
             return {}

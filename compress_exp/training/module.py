@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,8 +17,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from compress_exp.config.checks import UserError
 from compress_exp.config.train import TrainConfig
 from compress_exp.losses.base import Loss
+from compress_exp.losses.criteria import Criteria
 from compress_exp.methods.base import Method
-from compress_exp.models.forward import forward_logits
+from compress_exp.models.forward import forward_outputs
 from compress_exp.parallel import ranks, seeds
 from compress_exp.training.rate import rate_factor
 
@@ -31,12 +32,12 @@ HISTORY_EVERY = 10
 
 
 class CompressionModule(LightningModule):
-    """A model in training, with the methods of its stage and, if the loss wants one, a frozen teacher.
+    """A model in training, with the methods of its stage and, if a loss wants one, a frozen teacher.
 
     Args:
         model: prepared by the methods.
         task: says which positions count.
-        loss: minimised.
+        losses: what is minimised, by name; they add up.
         methods: those of the stage, in order; none for a baseline.
         train: the budget.
         steps: optimiser steps of one round.
@@ -48,7 +49,7 @@ class CompressionModule(LightningModule):
         self,
         model: PreTrainedModel,
         task: Task,
-        loss: Loss,
+        losses: Mapping[str, Loss],
         methods: Sequence[Method],
         train: TrainConfig,
         steps: int,
@@ -56,13 +57,16 @@ class CompressionModule(LightningModule):
         teacher: PreTrainedModel | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.loss = model.train(), loss
+        asked = any(loss.uses_teacher for loss in losses.values())
+        if asked and teacher is None:
+            names = ", ".join(name for name, loss in losses.items() if loss.uses_teacher)
+            raise UserError(f"loss: {names} needs a teacher, and this stage has none")
+        self.model = model.train()
+        self.criteria = Criteria(losses, model, teacher if asked else None, seed)
         self.task, self.methods, self.budget = task, tuple(methods), train
         self.steps, self.seed = steps, seed
         self.history: list[dict[str, float]] = []
-        if loss.uses_teacher and teacher is None:
-            raise UserError(f"loss: {type(loss).__name__} needs a teacher, and this stage has none")
-        self._teacher = [teacher.eval().requires_grad_(False)] if teacher is not None and loss.uses_teacher else []
+        self._teacher = [teacher.eval().requires_grad_(False)] if teacher is not None and asked else []
 
     @property
     def rounds(self) -> int:
@@ -88,11 +92,9 @@ class CompressionModule(LightningModule):
         torch.manual_seed(seeds.derived(self.seed, self.global_step, ranks.rank()))
         progress = self.progress(self.global_step)
         with parametrize.cached():
-            logits, labels = self.task.targets(forward_logits(self.model, batch), batch)
+            student, labels = self._outputs(self.model, batch)
             teacher = self._ask_teacher(batch)
-            terms = self.loss({"logits": logits}, teacher, labels)
-            if ranks.world() > 1:
-                terms = weighted(terms, logits)
+            terms = self.criteria(student, teacher, labels)
             for method in self.methods:
                 penalty = method.penalty(self.model, progress)
                 if penalty is not None:
@@ -100,10 +102,10 @@ class CompressionModule(LightningModule):
         total = torch.stack(list(terms.values())).sum()
         if self.global_step % HISTORY_EVERY == 0 or self.global_step == self.total_steps - 1:
             self._note(ranks.mean_of({name: term.detach() for name, term in terms.items()} | {"loss": total.detach()}))
-            self.history[-1] |= self._curves(logits.detach(), teacher)
+            self.history[-1] |= self._curves(student["logits"].detach(), teacher)
         return total
 
-    def curves(self, student: Tensor, teacher: dict[str, Tensor]) -> dict[str, Tensor]:
+    def curves(self, student: Tensor, teacher: Mapping[str, Any]) -> dict[str, Tensor]:
         """What a flow notes beside the terms of the loss and the methods' own curves: means over positions."""
         return {}
 
@@ -168,13 +170,19 @@ class CompressionModule(LightningModule):
                 if self.history:
                     self.history[-1] |= method.curves(self.model)
 
-    def _ask_teacher(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _outputs(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[dict[str, Any], Tensor]:
+        """What the losses need of a model, its logits at the positions that count, and the labels there."""
+        outputs = forward_outputs(model, batch, self.criteria.needs)
+        logits, labels = self.task.targets(outputs["logits"], batch)
+        return outputs | {"logits": logits}, labels
+
+    def _ask_teacher(self, batch: dict[str, Tensor]) -> dict[str, Any]:
         if not self._teacher:
             return {}
         with torch.no_grad():
-            return {"logits": self.task.targets(forward_logits(self._teacher[0], batch), batch)[0]}
+            return self._outputs(self._teacher[0], batch)[0]
 
-    def _curves(self, student: Tensor, teacher: dict[str, Tensor]) -> dict[str, float]:
+    def _curves(self, student: Tensor, teacher: Mapping[str, Any]) -> dict[str, float]:
         values = self.curves(student, teacher)
         if values and ranks.world() > 1:
             values = ranks.mean_of(weighted(values, student))

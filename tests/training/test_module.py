@@ -27,10 +27,10 @@ def test_step_seeds_depend_on_all_their_arguments():
 
 
 def test_progress_ends_at_exactly_one_and_is_held_through_a_round(tiny, budget):
-    single = CompressionModule(tiny("bert"), None, TaskLoss(), (), budget, 7, 0)
+    single = CompressionModule(tiny("bert"), None, {"task": TaskLoss()}, (), budget, 7, 0)
     assert [single.progress(step) for step in range(7)][-1] == 1.0
     method = MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.5, schedule="cubic", rounds=3)
-    rounds = PruneFinetuneModule(tiny("bert"), None, TaskLoss(), (method,), budget, 4, 0)
+    rounds = PruneFinetuneModule(tiny("bert"), None, {"task": TaskLoss()}, (method,), budget, 4, 0)
     assert rounds.total_steps == 12
     assert [rounds.progress(step) for step in range(12)] == pytest.approx([1 / 3] * 4 + [2 / 3] * 4 + [1.0] * 4)
     assert rounds.progress(11) == 1.0
@@ -38,7 +38,7 @@ def test_progress_ends_at_exactly_one_and_is_held_through_a_round(tiny, budget):
 
 def test_progress_over_several_trainings(tiny, budget):
     def progress(method):
-        module = PruneFinetuneModule(tiny("bert"), None, TaskLoss(), (method,), budget, 4, 0)
+        module = PruneFinetuneModule(tiny("bert"), None, {"task": TaskLoss()}, (method,), budget, 4, 0)
         return [module.progress(step) for step in range(module.total_steps)]
 
     ticket = LotteryTicket(name="prune/lottery_ticket", train=budget, sparsity=0.5, rounds=2)
@@ -50,11 +50,11 @@ def test_progress_over_several_trainings(tiny, budget):
 
 def test_a_loss_that_needs_a_teacher_says_so(tiny, budget):
     with pytest.raises(UserError, match="needs a teacher"):
-        CompressionModule(tiny("bert"), None, SoftTargets(), (), budget, 7, 0)
+        CompressionModule(tiny("bert"), None, {"soft_targets": SoftTargets()}, (), budget, 7, 0)
 
 
 def test_the_teacher_is_frozen_and_in_no_state(tiny, budget):
-    module = DistillationModule(tiny("bert"), None, SoftTargets(), (), budget, 7, 0, tiny("bert"))
+    module = DistillationModule(tiny("bert"), None, {"soft_targets": SoftTargets()}, (), budget, 7, 0, tiny("bert"))
     teacher = module._teacher[0]
     assert not teacher.training
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
@@ -75,4 +75,4 @@ def test_flows_follow_the_families(budget):
 def _bare(flow, budget):
     from tests.conftest import build_model
 
-    return flow(build_model("bert"), None, TaskLoss(), (), budget, 1, 0)
+    return flow(build_model("bert"), None, {"task": TaskLoss()}, (), budget, 1, 0)

@@ -98,7 +98,7 @@ def test_a_loss_that_is_not_finite_is_told_in_one_sentence(value, damaged, sente
             model.classifier.weight.data[:] = value
 
     model.register_forward_pre_hook(forward)
-    module = CompressionModule(model, plan.task, TaskLoss(), (), plan.train, 12, 0)
+    module = CompressionModule(model, plan.task, {"task": TaskLoss()}, (), plan.train, 12, 0)
     batches = Batches(rows, lambda _: dict(batch), 8, 0, True, 12)
     with pytest.raises(UserError, match=sentence):
         fit(module, batches, plan.train, tmp_path, "x")
