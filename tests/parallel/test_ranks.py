@@ -270,3 +270,15 @@ def test_a_rank_without_a_position_adds_nothing():
     assert terms["hard"].item() == 0.0
     terms["hard"].backward()
     assert logits.grad is not None
+
+
+def test_a_student_of_hidden_states_and_its_projection_of_two_processes_are_those_of_one(place, data, dense):
+    narrow = ["model.architecture.n_embd=16", "model.architecture.n_head=2"]
+    student = dense(planned("gpt2", data, "method=finetune", *NO_DROPOUT, *narrow))
+    settings = ("method=distill/hidden", f"method.distill.student={student}", "train.max_steps=6", *NO_DROPOUT)
+    one = stage("gpt2", data, dense, place / "hidden-1", *settings)
+    two = stage("gpt2", data, dense, place / "hidden-2", *settings, TWO)
+    assert_close(one, two)
+    assert {"hidden_states", "soft_targets_hard", "soft_targets_soft"} <= one[1][0].keys()
+    assert one[0]["transformer.h.0.ln_1.weight"].shape == (16,)  # the teacher has 32
+    assert not [name for name in one[0] if "projection" in name]
