@@ -10,6 +10,7 @@ from compress_exp.config.checks import UserError, nearest
 from compress_exp.config.train import TrainConfig
 from compress_exp.losses.base import Loss
 from compress_exp.methods.base import Method
+from compress_exp.methods.course import Course
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _stage(members: list[tuple[str, Method]], train: TrainConfig, losses: Mappin
     families = [method.family for method in methods]
     if len(set(families)) < len(families):
         raise UserError(f"stages: one method of a family at once, and {names} has two; give one a stage of its own")
-    if sum(method.trainings > 1 for method in methods) > 1:
+    if sum(method.course != Course() for method in methods) > 1:
         raise UserError(f"stages: one method at once may train in rounds, and {names} has more")
     if len({str({name: loss.identity() for name, loss in item.items()}) for item in own}) > 1:
         raise UserError(f"stages: {names} bring losses of their own, and methods at once share one; set one to task")

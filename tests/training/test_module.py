@@ -9,8 +9,9 @@ from compress_exp.methods.prune.lottery_ticket import LotteryTicket
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.prune.once_for_all import OnceForAll
 from compress_exp.methods.quant.fake import FakeQuantInput
+from compress_exp.methods.quant.int8 import Int8
 from compress_exp.parallel.seeds import derived
-from compress_exp.training.flows import DistillationModule, PruneFinetuneModule, QATModule, flow_of
+from compress_exp.training.flows import DistillationModule, PruneFinetuneModule, QATModule
 from compress_exp.training.module import CompressionModule
 from compress_exp.training.rate import rate_factor
 
@@ -61,18 +62,23 @@ def test_the_teacher_is_frozen_and_in_no_state(tiny, budget):
     assert len(module.state_dict()) == len(tiny("bert").state_dict())
 
 
-def test_flows_follow_the_families(budget):
+def test_named_modules_refuse_what_they_are_not_for(tiny, budget):
     prune = MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.5, schedule="cubic")
-    assert flow_of((prune,)) is PruneFinetuneModule
-    assert flow_of(()) is CompressionModule
-    module = _bare(QATModule, budget)
-    QATModule.on_fit_start(module)
+    losses = {"task": TaskLoss()}
+    PruneFinetuneModule(tiny("bert"), None, losses, (prune,), budget, 1, 0).on_fit_start()
+    for module in (QATModule, DistillationModule):
+        with pytest.raises(
+            UserError, match=f"{module.__name__} is for methods of family .*, and this one has prune/mag"
+        ):
+            module(tiny("bert"), None, losses, (prune,), budget, 1, 0).on_fit_start()
+
+
+@pytest.mark.parametrize("others", [(), ("prune",)])
+def test_an_input_range_that_saw_no_data_is_refused_whatever_it_is_trained_with(tiny, budget, others):
+    prune = MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.5, schedule="cubic")
+    methods = (*(prune for _ in others), Int8(name="quant/int8", train=budget))
+    module = CompressionModule(tiny("bert"), None, {"task": TaskLoss()}, methods, budget, 1, 0)
+    module.on_fit_start()
     module.model.classifier.add_module("input_quantizer", FakeQuantInput(0.9))
-    with pytest.raises(UserError, match="saw no data"):
-        QATModule.on_fit_start(module)
-
-
-def _bare(flow, budget):
-    from tests.conftest import build_model
-
-    return flow(build_model("bert"), None, {"task": TaskLoss()}, (), budget, 1, 0)
+    with pytest.raises(UserError, match="quant/int8: some layers saw no data"):
+        module.on_fit_start()

@@ -136,7 +136,7 @@ def test_curves_are_kept_with_the_artifact(dense, data, tmp_path):
     with (tmp_path / "history.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [float(row["step"]) for row in rows] == [0, 10, 20, 24]
-    assert set(rows[0]) == {"step", "hard", "soft", "loss", "sparsity"}
+    assert set(rows[0]) == {"step", "hard", "soft", "loss", "sparsity", "agreement"}
     zeros = [float((module.weight == 0).float().mean()) for _, module in pruned_modules(load(tmp_path))]
     assert sum(zeros) / len(zeros) == pytest.approx(float(rows[-1]["sparsity"]), abs=0.02)
 
