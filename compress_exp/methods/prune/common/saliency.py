@@ -53,9 +53,8 @@ def mean_over_batches(
     for batch in batches:
         with evaluating(model), torch.enable_grad(), parametrize.cached():
             logits, labels = context.task.targets(forward_logits(model, batch), batch)
-            gradients = torch.autograd.grad(
-                means({"hard": Term(hard_loss(logits, labels), len(labels))})["hard"], weights
-            )
+            loss = means({"hard": Term(hard_loss(logits, labels), len(labels))})["hard"]  # of all ranks' positions
+            gradients = torch.autograd.grad(loss, weights)
         for total, gradient, weight in zip(sums, gradients, weights, strict=True):
             total += statistic(ranks.all_mean(gradient), weight.detach()) / len(batches)
     for target, total in zip(chosen, sums, strict=True):
