@@ -150,7 +150,7 @@ def module_loop(
     )
     rows = [{"input_ids": row.tolist()} for row in batch["input_ids"]] * STEPS
     batches = Batches(rows, lambda _: dict(batch), ROWS, 0, True, STEPS)
-    module = Timed(model, task, TaskLoss(), () if method is None else (method,), budget, STEPS, 0)
+    module = Timed(model, task, {"task": TaskLoss()}, () if method is None else (method,), budget, STEPS, 0)
     with tempfile.TemporaryDirectory() as directory:
         fit(module, batches, budget, Path(directory), "benchmark")
     ends: list[Moment] = module.__dict__["ends"]

@@ -103,7 +103,7 @@ def test_it_composes_trains_converts_and_is_published(variant, family, dense, fi
     stage, base = plan.stages[0], dense(plan)
     assert stage.methods[0].name in (variant, f"{variant}/{variant}")
     assert not any(parametrize.is_parametrized(module) for module in built.model.modules())
-    assert built.steps == (3 * stage.methods[0].trainings if stage.trains else 0)
+    assert built.steps == (3 * stage.methods[0].course.trainings if stage.trains else 0)
     assert all(math.isfinite(value) for row in built.history for value in row.values())
     assert not built.history or built.history[-1]["step"] == built.steps - 1
     expect(f"{variant.replace('/', '.')}-{family}", built, directory)

@@ -64,7 +64,7 @@ def train_baseline(plan: Plan, directory: Path, beat: Beat = unheard) -> Built:
         return Built(model.eval(), tokenizer, [], 0, 0.0)
     features = plan.task.features("train", tokenizer, model.config)
     module = CompressionModule(
-        model, plan.task, TaskLoss(), (), plan.train, steps_of(plan.train, len(features)), plan.seed, None
+        model, plan.task, {"task": TaskLoss()}, (), plan.train, steps_of(plan.train, len(features)), plan.seed, None
     )
     return train(plan, module, tokenizer, features, directory, "baseline", beat)
 
@@ -104,7 +104,7 @@ def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
     from compress_exp.methods.parametrized import lock
     from compress_exp.parallel.ranks import own_rows
     from compress_exp.training.data import calibration_batches
-    from compress_exp.training.flows import flow_of
+    from compress_exp.training.module import CompressionModule
 
     stage = plan.stages[index]
     use_threads(stage.train)
@@ -157,8 +157,7 @@ def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
                     raise error.at(f"method.{key}") from error
         return Built(model, tokenizer, [], 0, 0.0)
     teacher = load_teacher(plan, baseline, model, tokenizer) if stage.uses_teacher else None
-    flow = flow_of(stage.methods)
-    module = flow(model, plan.task, stage.loss, stage.methods, stage.train, steps, plan.seed, teacher)
+    module = CompressionModule(model, plan.task, stage.losses, stage.methods, stage.train, steps, plan.seed, teacher)
     return train(plan, module, tokenizer, features, directory, stage.label, beat)
 
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from compress_exp.config.build import build, plain
-from compress_exp.config.checks import FieldError, UserError, check_choice, check_number
+from compress_exp.config.checks import FieldError, UserError, check_choice, check_number, nearest
 from compress_exp.config.train import TrainConfig
 from compress_exp.experiment.stages import Stage, arrange
 from compress_exp.losses.base import Loss
 from compress_exp.methods.base import Facts, Method
 from compress_exp.models.families.base import Family, block_sizes, input_widths, layer_counts
+from compress_exp.models.forward import CAPTURES
 from compress_exp.models.loading import Model, check_weights, read_config
 from compress_exp.outputs.files import digest
 from compress_exp.outputs.manifest import Identity
@@ -73,8 +74,7 @@ class Plan:
             "seed": self.seed,
         }
         if stage.trains:
-            loss = stage.loss.identity()
-            recipe["losses"] = {loss["origin"]: loss}
+            recipe["losses"] = {name: loss.identity() for name, loss in stage.losses.items()}
         if stage.uses_teacher:
             given = self.teacher != "baseline"
             of = Model(name="", path=self.teacher).identity()["content"] if given else self.baseline_key
@@ -137,7 +137,7 @@ def plan(config: DictConfig) -> Plan:
     except FieldError as error:
         raise UserError(str(error)) from error
     train: TrainConfig = build(config.train, "train")
-    loss: Loss = build(config.loss, "loss")
+    losses = check_losses(build(config.loss, "loss"), "loss")
     model: Model = build(config.model, "model")
     task: Task = build(config.task, "task")
     hardware: Hardware = build(config.hardware, "hardware")
@@ -148,6 +148,8 @@ def plan(config: DictConfig) -> Plan:
     for key, method in methods.items():
         if not isinstance(method, Method):
             raise UserError(f"method.{key}: {method!r} is no method; choose one by method=…, as in method=prune")
+        if method.loss is not None:
+            check_losses(method.loss, f"method.{key}.loss")
     if not train.trains and not model.finetuned:
         raise UserError(
             "train.max_steps: the baseline needs training; for a method without it set "
@@ -161,7 +163,7 @@ def plan(config: DictConfig) -> Plan:
         check_teacher(Path(config.teacher), model)
     facts = initial_facts(model, task)
     check_kind(task, facts.family)
-    stages = arrange(methods, plain(config.stages), train, loss)
+    stages = arrange(methods, plain(config.stages), train, losses)
     for stage in stages:
         for key, method in zip(stage.keys, stage.methods, strict=True):
             try:
@@ -228,6 +230,18 @@ def initial_facts(model: Model, task: Task) -> Facts:
     layers, (heads, neurons) = layer_counts(config, family), block_sizes(config, family)
     skeleton = None if model.directory is None else lambda: model.skeleton(task)
     return Facts(family, layers, vocabulary, heads, neurons, widths=input_widths(config, family), skeleton=skeleton)
+
+
+def check_losses(losses: Any, key: str) -> dict[str, Loss]:
+    """Require losses by name, each of which asks for what a forward pass can give."""
+    if not losses or not isinstance(losses, dict):
+        raise UserError(f"{key}: no loss is chosen; loss=task is hard labels only")
+    for name, loss in losses.items():
+        if not isinstance(loss, Loss):
+            raise UserError(f"{key}.{name}: {loss!r} is no loss; choose one by loss=…, as in loss=soft_targets")
+        if unknown := sorted(loss.needs - CAPTURES):
+            raise UserError(f"{key}.{name}: it needs {unknown[0]!r} of the models; {nearest(unknown[0], CAPTURES)}")
+    return losses
 
 
 def check_kind(task: Task, family: Family) -> None:

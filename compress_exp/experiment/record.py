@@ -60,7 +60,7 @@ def assemble(
             "model": planned.model.name,
             "task": planned.task.name,
             "method": [stage.label for stage in planned.stages],
-            "loss": [type(stage.loss).__name__ for stage in planned.stages],
+            "loss": ["+".join(type(loss).__name__ for loss in stage.losses.values()) for stage in planned.stages],
             "hardware": planned.hardware.name,
             "runtime": measured["runtime"],
             "seed": planned.seed,

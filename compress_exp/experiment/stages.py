@@ -10,6 +10,7 @@ from compress_exp.config.checks import UserError, nearest
 from compress_exp.config.train import TrainConfig
 from compress_exp.losses.base import Loss
 from compress_exp.methods.base import Method
+from compress_exp.methods.course import Course
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,13 @@ class Stage:
     Attributes:
         keys: the methods' own in the configuration.
         methods: in the order in which they are applied.
-        loss: what training minimises.
+        losses: what training minimises, by name; they add up.
         train: the budget.
     """
 
     keys: tuple[str, ...]
     methods: tuple[Method, ...]
-    loss: Loss
+    losses: Mapping[str, Loss]
     train: TrainConfig
 
     @property
@@ -41,23 +42,25 @@ class Stage:
     @property
     def uses_teacher(self) -> bool:
         """Whether training it asks the teacher."""
-        return self.trains and self.loss.uses_teacher
+        return self.trains and any(loss.uses_teacher for loss in self.losses.values())
 
 
-def arrange(methods: Mapping[str, Method], stages: Any, train: TrainConfig, loss: Loss) -> tuple[Stage, ...]:
+def arrange(
+    methods: Mapping[str, Method], stages: Any, train: TrainConfig, losses: Mapping[str, Loss]
+) -> tuple[Stage, ...]:
     """The stages in order.
 
     Args:
         methods: by their keys, in the order written.
         stages: null for one stage per method, or a list of lists of keys: [[prune,quant],[finetune]].
         train: the root's budget, which methods at once train with.
-        loss: the root's, for methods that bring none.
+        losses: the root's, for methods that bring none.
 
     Raises:
         UserError: they cannot be arranged so.
     """
     groups = [[key] for key in methods] if stages is None else _groups(stages, list(methods))
-    return tuple(_stage([(key, methods[key]) for key in group], train, loss) for group in groups)
+    return tuple(_stage([(key, methods[key]) for key in group], train, losses) for group in groups)
 
 
 def _groups(stages: Any, keys: list[str]) -> list[list[str]]:
@@ -74,11 +77,11 @@ def _groups(stages: Any, keys: list[str]) -> list[list[str]]:
     return [list(group) for group in stages]
 
 
-def _stage(members: list[tuple[str, Method]], train: TrainConfig, loss: Loss) -> Stage:
+def _stage(members: list[tuple[str, Method]], train: TrainConfig, losses: Mapping[str, Loss]) -> Stage:
     keys, methods = tuple(key for key, _ in members), tuple(method for _, method in members)
     own = [method.loss for method in methods if method.loss is not None]
     if len(members) == 1:
-        return Stage(keys, methods, own[0] if own else loss, methods[0].train)
+        return Stage(keys, methods, own[0] if own else losses, methods[0].train)
     names = ", ".join(key for key, _ in members)
     for key, method in members:
         if train.trains and not method.trains:
@@ -96,8 +99,8 @@ def _stage(members: list[tuple[str, Method]], train: TrainConfig, loss: Loss) ->
     families = [method.family for method in methods]
     if len(set(families)) < len(families):
         raise UserError(f"stages: one method of a family at once, and {names} has two; give one a stage of its own")
-    if sum(method.trainings > 1 for method in methods) > 1:
+    if sum(method.course != Course() for method in methods) > 1:
         raise UserError(f"stages: one method at once may train in rounds, and {names} has more")
-    if len({str(item.identity()) for item in own}) > 1:
+    if len({str({name: loss.identity() for name, loss in item.items()}) for item in own}) > 1:
         raise UserError(f"stages: {names} bring losses of their own, and methods at once share one; set one to task")
-    return Stage(keys, methods, own[0] if own else loss, train)
+    return Stage(keys, methods, own[0] if own else losses, train)

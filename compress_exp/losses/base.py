@@ -1,38 +1,76 @@
-"""What training inside a stage minimises."""
+"""What training inside a stage minimises: settings that are checked in the plan, and a criterion built for a stage."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from compress_exp.config.identity import origin
+from compress_exp.config.checks import check_number
+from compress_exp.config.identity import later, origin, settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Outputs = Mapping[str, Any]
+"""What was captured of a forward pass, by name, see `models.forward.forward_outputs`."""
 
 
-class Loss(nn.Module, ABC):
-    """A sum of named terms, each a mean over valid positions.
+@dataclass(frozen=True)
+class Term:
+    """A sum and what it is over: the step alone divides, by the count over all processes.
 
     Attributes:
-        needs: what is captured of student and teacher.
-        uses_teacher: whether a teacher has to run.
-        version: part of the key; raised when its numbers change.
+        total: the sum, ().
+        count: how many positions, rows or values it is over.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
-    uses_teacher: ClassVar[bool] = False
-    version: ClassVar[int] = 1
+    total: Tensor
+    count: int
+
+
+class Criterion(nn.Module, ABC):
+    """A loss at work: its parameters, if it has any, are trained and checkpointed with the stage and then dropped."""
 
     @abstractmethod
     def forward(
         self,
-        student: dict[str, Tensor],  # "logits": (positions, classes)
-        teacher: dict[str, Tensor],  # the same, empty without a teacher
+        student: Outputs,  # "logits": (positions, classes)
+        teacher: Outputs,  # the same, empty without a teacher
         labels: Tensor,  # (positions,), integers, or floats for regression
-    ) -> dict[str, Tensor]:
-        """The named terms; their sum is minimised."""
+    ) -> dict[str, Term]:
+        """The named terms; the sum of their means is minimised."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss(ABC):
+    """One loss of a stage; those of a stage add up.
+
+    Attributes:
+        weight: of all its terms.
+        origin: its pinned name in keys.
+        needs: what is captured of student and teacher: names of `models.forward.CAPTURES`.
+        uses_teacher: whether a teacher has to run.
+        version: raised when the same settings come to give another value.
+    """
+
+    weight: float = later(1.0, before=1.0)
+
+    origin: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+    uses_teacher: ClassVar[bool] = False
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_number("weight", self.weight, 0)
+
+    @abstractmethod
+    def criterion(self, student: PreTrainedModel, teacher: PreTrainedModel | None) -> Criterion:
+        """The loss for two models; what it draws at random was seeded before."""
 
     def identity(self) -> dict[str, Any]:
         """What decides its value, for the key of the artifact."""
-        public = {name: value for name, value in vars(self).items() if name != "training" and name[0] != "_"}
-        return origin(type(self)) | public
+        return origin(type(self)) | settings(self)

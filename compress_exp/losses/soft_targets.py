@@ -7,14 +7,18 @@ output. Language models and sequence-to-sequence models use it at every valid po
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 from torch.nn import functional
 
 from compress_exp.config.checks import check_number
-from compress_exp.losses.base import Loss
+from compress_exp.losses.base import Criterion, Loss, Outputs, Term
 from compress_exp.losses.task import hard_loss
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def soft_loss(
@@ -22,36 +26,60 @@ def soft_loss(
     teacher: Tensor,  # (positions, classes)
     temperature: float,
 ) -> Tensor:  # ()
-    """T² · KL(teacher ‖ student) at temperature T, in float32, mean over positions."""
+    """T² · KL(teacher ‖ student) at temperature T, in float32, summed over positions."""
     log_student = functional.log_softmax(student.float() / temperature, dim=-1)
     log_teacher = functional.log_softmax(teacher.float() / temperature, dim=-1)
-    return temperature**2 * functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+    return temperature**2 * functional.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
 
 
+class HardAndSoft(Criterion):
+    """Two terms, `hard` and `soft`.
+
+    Args:
+        settings: temperature and weights.
+    """
+
+    def __init__(self, settings: SoftTargets) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, student: Outputs, teacher: Outputs, labels: Tensor) -> dict[str, Term]:
+        """The student's logits beside the labels and beside the teacher's logits."""
+        own, other, settings = student["logits"], teacher["logits"], self.settings
+        if labels.is_floating_point():
+            soft = functional.mse_loss(own.float(), other.float(), reduction="sum")
+        else:
+            soft = soft_loss(own, other, settings.temperature)
+        count = len(labels)
+        return {
+            "hard": Term(settings.weight_hard * hard_loss(own, labels), count),
+            "soft": Term(settings.weight_soft * soft, count),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class SoftTargets(Loss):
     """Hard labels and the teacher's distribution.
 
-    Args:
+    Attributes:
         temperature: T, above 0.
         weight_hard: weight of the hard labels' term.
         weight_soft: weight of the teacher's term.
     """
 
+    temperature: float = 2.0
+    weight_hard: float = 0.5
+    weight_soft: float = 0.5
+
     origin: ClassVar[str] = "soft_targets"
     uses_teacher: ClassVar[bool] = True
 
-    def __init__(self, temperature: float = 2.0, weight_hard: float = 0.5, weight_soft: float = 0.5) -> None:
-        super().__init__()
-        check_number("temperature", temperature, 1e-3, 1e3)
-        check_number("weight_hard", weight_hard, 0)
-        check_number("weight_soft", weight_soft, 0)
-        self.temperature, self.weight_hard, self.weight_soft = temperature, weight_hard, weight_soft
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("temperature", self.temperature, 1e-3, 1e3)
+        check_number("weight_hard", self.weight_hard, 0)
+        check_number("weight_soft", self.weight_soft, 0)
 
-    def forward(self, student: dict[str, Tensor], teacher: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
-        """Two terms, `hard` and `soft`."""
-        own, other = student["logits"], teacher["logits"]
-        if labels.is_floating_point():
-            soft = functional.mse_loss(own.float(), other.float())
-        else:
-            soft = soft_loss(own, other, self.temperature)
-        return {"hard": self.weight_hard * hard_loss(own, labels), "soft": self.weight_soft * soft}
+    def criterion(self, student: PreTrainedModel, teacher: PreTrainedModel | None) -> Criterion:
+        """It has no parameters."""
+        return HardAndSoft(self)

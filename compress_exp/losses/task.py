@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 from torch.nn import functional
 
-from compress_exp.losses.base import Loss
+from compress_exp.losses.base import Criterion, Loss, Outputs, Term
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def hard_loss(
     logits: Tensor,  # (positions, classes), or (positions, 1) for regression
     labels: Tensor,  # (positions,)
 ) -> Tensor:  # ()
-    """Cross-entropy of integer labels, mean squared error of float ones, in float32."""
+    """Cross-entropy of integer labels, squared error of float ones, in float32, summed over positions."""
     if labels.is_floating_point():
-        return functional.mse_loss(logits.float().squeeze(-1), labels)
-    return functional.cross_entropy(logits.float(), labels)
+        return functional.mse_loss(logits.float().squeeze(-1), labels, reduction="sum")
+    return functional.cross_entropy(logits.float(), labels, reduction="sum")
 
 
+class HardLabels(Criterion):
+    """One term, `hard`."""
+
+    def forward(self, student: Outputs, teacher: Outputs, labels: Tensor) -> dict[str, Term]:
+        """The student's logits beside the labels."""
+        return {"hard": Term(hard_loss(student["logits"], labels), len(labels))}
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskLoss(Loss):
     """Hard labels only."""
 
     origin: ClassVar[str] = "task"
 
-    def forward(self, student: dict[str, Tensor], teacher: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
-        """One term, `hard`."""
-        return {"hard": hard_loss(student["logits"], labels)}
+    def criterion(self, student: PreTrainedModel, teacher: PreTrainedModel | None) -> Criterion:
+        """It has no state."""
+        return HardLabels()

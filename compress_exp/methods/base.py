@@ -14,6 +14,7 @@ from compress_exp.config.checks import FieldError, check_number, nearest
 from compress_exp.config.identity import later, origin, settings
 from compress_exp.config.train import TrainConfig
 from compress_exp.losses.base import Loss
+from compress_exp.methods.course import Course
 from compress_exp.methods.select import OUTSIDE_BLOCKS, Select
 from compress_exp.models.families.base import Family
 
@@ -97,7 +98,7 @@ class Method:
         rounds: how often the budget is repeated; progress is held at r/rounds through round r.
         rewind: null, or the share of the budget, in [0, 1), to whose weights every round ends by going back: round r
             then trains at progress (r − 1)/rounds, is cut to r/rounds and rewound, and one more training follows.
-        loss: what its training minimises; null takes the root's `loss`.
+        loss: what its training minimises, by name; null takes the root's `loss`.
         version: raised when the same settings come to give another result.
         preserves_sparsity: what earlier stages pruned stays pruned.
         replaces_model: it changes shapes, or gives another model, before training: first among methods at once.
@@ -111,7 +112,7 @@ class Method:
     end: float = later(1.0, before=1.0)
     rounds: int = later(1, before=1)
     rewind: float | None = later(None, before=None)
-    loss: Loss | None = None
+    loss: dict[str, Loss] | None = None
 
     version: ClassVar[int] = 1
     preserves_sparsity: ClassVar[bool] = True
@@ -150,9 +151,9 @@ class Method:
         return self.train.trains
 
     @property
-    def trainings(self) -> int:
-        """How often the budget is spent."""
-        return self.rounds + (self.rewind is not None)
+    def course(self) -> Course:
+        """How often the budget is spent, and how."""
+        return Course(self.rounds + (self.rewind is not None), self.rounds, self.rewind)
 
     @property
     def largest_code(self) -> int | None:
@@ -196,6 +197,13 @@ class Method:
         """Insert masks, fake quantizers or factors; or return another model."""
         return model
 
+    def begin(self, model: PreTrainedModel) -> None:
+        """Before the first step of a training, also of one that goes on: refuse what cannot be trained.
+
+        Raises:
+            UserError: one sentence.
+        """
+
     def parameter_groups(self, model: PreTrainedModel) -> list[dict[str, Any]]:
         """Parameters of its own with their own learning rate, in the optimiser's format."""
         return []
@@ -226,7 +234,7 @@ class Method:
 
     def own_progress(self, progress: float) -> float:
         """The stage's progress as this method's own, from 0 at `start` to 1 at `end`; in rounds it is the stage's."""
-        if self.rounds > 1 or self.rewind is not None:
+        if self.course.held:
             return progress
         if progress >= self.end:
             return 1.0

@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+CAPTURES = frozenset({"logits", "hidden"})
+"""What `forward_outputs` can give."""
+IGNORED = -100
+
 
 def forward_logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
-    """The model's logits; a decoder of an encoder-decoder is fed the labels, shifted.
+    """The model's logits, as `forward_outputs` gives them."""
+    logits: Tensor = forward_outputs(model, batch, ("logits",))["logits"]
+    return logits
+
+
+def forward_outputs(model: PreTrainedModel, batch: dict[str, Tensor], needs: Collection[str]) -> dict[str, Any]:
+    """What losses ask for of one forward pass; a decoder of an encoder-decoder is fed the labels, shifted.
 
     Args:
         model: an encoder with a head, a decoder or an encoder-decoder.
         batch: `input_ids`, `attention_mask` (batch, length), `labels`, and what else the tokenizer gives.
+        needs: names of `CAPTURES`.
 
     Returns:
-        (batch, classes) or (batch, length, vocabulary), as the architecture gives them.
+        "logits": (batch, classes) or (batch, length, vocabulary), as the architecture gives them. Where "hidden" is
+        asked for, "hidden": by stack ("encoder", "decoder") the output of the embeddings and of every layer, (batch,
+        length, width), and "valid": by stack which tokens count, bool (batch, length).
     """
-    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    inputs: dict[str, Any] = {name: tensor for name, tensor in batch.items() if name != "labels"}
     if model.config.is_encoder_decoder:
         shift: Callable[[Tensor], Tensor] = model.prepare_decoder_input_ids_from_labels  # type: ignore[assignment]
         inputs["decoder_input_ids"] = shift(batch["labels"])
-        return model(**inputs, use_cache=False).logits
     if model.can_generate():
-        return model(**inputs, use_cache=False).logits
-    return model(**inputs).logits
+        inputs["use_cache"] = False
+    if "hidden" not in needs:
+        return {"logits": model(**inputs).logits}
+    outputs = model(**inputs, output_hidden_states=True)
+    read = batch["attention_mask"].bool()
+    if model.config.is_encoder_decoder:
+        hidden = {"encoder": outputs.encoder_hidden_states, "decoder": outputs.decoder_hidden_states}
+        valid = {"encoder": read, "decoder": batch["labels"] != IGNORED}
+    else:
+        stack = only_stack(model)
+        hidden, valid = {stack: outputs.hidden_states}, {stack: read}
+    return {"logits": outputs.logits, "hidden": hidden, "valid": valid}
+
+
+def only_stack(model: PreTrainedModel) -> str:
+    """The name of the one stack of a model that is no encoder-decoder."""
+    return "decoder" if model.can_generate() else "encoder"

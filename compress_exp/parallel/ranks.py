@@ -72,12 +72,6 @@ def from_zero(number: int) -> int:
     return int(shared)
 
 
-def share(count: int, device: torch.device) -> Tensor:  # ()
-    """The weight of a mean over `count` positions, so that the mean over ranks is the one over all their positions."""
-    total = all_sum(torch.tensor(float(count), device=device))
-    return world() * count / total.clamp(min=1.0)
-
-
 def _reduced(tensor: Tensor, operation: ReduceOp.RedOpType) -> Tensor:
     if world() == 1:
         return tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,11 +16,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from compress_exp.config.checks import UserError
 from compress_exp.config.train import TrainConfig
-from compress_exp.losses.base import Loss
+from compress_exp.losses.base import Loss, Term
+from compress_exp.losses.criteria import Criteria, means
 from compress_exp.methods.base import Method
-from compress_exp.models.forward import forward_logits
+from compress_exp.methods.course import Course
+from compress_exp.models.forward import forward_outputs
 from compress_exp.parallel import ranks, seeds
 from compress_exp.training.rate import rate_factor
+from compress_exp.training.rewinding import Rewinding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,12 +34,12 @@ HISTORY_EVERY = 10
 
 
 class CompressionModule(LightningModule):
-    """A model in training, with the methods of its stage and, if the loss wants one, a frozen teacher.
+    """A model in training, with the methods of its stage and, if a loss wants one, a frozen teacher.
 
     Args:
         model: prepared by the methods.
         task: says which positions count.
-        loss: minimised.
+        losses: what is minimised, by name; they add up.
         methods: those of the stage, in order; none for a baseline.
         train: the budget.
         steps: optimiser steps of one round.
@@ -48,7 +51,7 @@ class CompressionModule(LightningModule):
         self,
         model: PreTrainedModel,
         task: Task,
-        loss: Loss,
+        losses: Mapping[str, Loss],
         methods: Sequence[Method],
         train: TrainConfig,
         steps: int,
@@ -56,43 +59,44 @@ class CompressionModule(LightningModule):
         teacher: PreTrainedModel | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.loss = model.train(), loss
+        asked = any(loss.uses_teacher for loss in losses.values())
+        if asked and teacher is None:
+            names = ", ".join(name for name, loss in losses.items() if loss.uses_teacher)
+            raise UserError(f"loss: {names} needs a teacher, and this stage has none")
+        self.model = model.train()
+        self.criteria = Criteria(losses, model, teacher if asked else None, seed)
         self.task, self.methods, self.budget = task, tuple(methods), train
         self.steps, self.seed = steps, seed
+        self.course = next((method.course for method in methods if method.course != Course()), Course())
+        self._rewinding = Rewinding(self.course, steps)
         self.history: list[dict[str, float]] = []
-        if loss.uses_teacher and teacher is None:
-            raise UserError(f"loss: {type(loss).__name__} needs a teacher, and this stage has none")
-        self._teacher = [teacher.eval().requires_grad_(False)] if teacher is not None and loss.uses_teacher else []
-
-    @property
-    def rounds(self) -> int:
-        """How often the budget is repeated."""
-        return 1
+        self._teacher = [teacher.eval().requires_grad_(False)] if teacher is not None and asked else []
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps of all rounds."""
-        return self.steps * self.rounds
+        """Optimiser steps of all trainings."""
+        return self.steps * self.course.trainings
 
     def progress(self, step: int) -> float:
         """The stage's progress after the step of that number, counted from 0; exactly 1 at the last."""
-        return (step + 1) / self.total_steps
+        return self.course.progress(step, self.steps)
 
     def on_fit_start(self) -> None:
-        """Bring the teacher to the device: it is no submodule, so that no checkpoint holds it."""
+        """Bring the teacher to the device (it is no submodule, so that no checkpoint holds it); methods look once."""
         for teacher in self._teacher:
             teacher.to(self.device)
+        for method in self.methods:
+            method.begin(self.model)
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """Student, teacher, loss; the step's random numbers depend on (seed, step, rank) alone."""
         torch.manual_seed(seeds.derived(self.seed, self.global_step, ranks.rank()))
+        self._rewinding.keep(self.model, self.global_step)
         progress = self.progress(self.global_step)
         with parametrize.cached():
-            logits, labels = self.task.targets(forward_logits(self.model, batch), batch)
+            student, labels = self._outputs(self.model, batch)
             teacher = self._ask_teacher(batch)
-            terms = self.loss({"logits": logits}, teacher, labels)
-            if ranks.world() > 1:
-                terms = weighted(terms, logits)
+            terms = self.criteria(student, teacher, labels)
             for method in self.methods:
                 penalty = method.penalty(self.model, progress)
                 if penalty is not None:
@@ -100,12 +104,8 @@ class CompressionModule(LightningModule):
         total = torch.stack(list(terms.values())).sum()
         if self.global_step % HISTORY_EVERY == 0 or self.global_step == self.total_steps - 1:
             self._note(ranks.mean_of({name: term.detach() for name, term in terms.items()} | {"loss": total.detach()}))
-            self.history[-1] |= self._curves(logits.detach(), teacher)
+            self.history[-1] |= self._agreement(student["logits"].detach(), teacher)
         return total
-
-    def curves(self, student: Tensor, teacher: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What a flow notes beside the terms of the loss and the methods' own curves: means over positions."""
-        return {}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Methods see the gradients and move what they own."""
@@ -132,11 +132,12 @@ class CompressionModule(LightningModule):
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
         """Methods see the updated weights, before any checkpoint is written."""
-        rate = float(optimizer.param_groups[0]["lr"])
+        rate, done = float(optimizer.param_groups[0]["lr"]), self.global_step + 1
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         with torch.no_grad():
             for method in self.methods:
                 method.after_step(self.model, rate)
+        self._rewinding.go_back(self.model, self.methods, optimizer, done)  # type: ignore[arg-type]
 
     def configure_optimizers(self) -> Any:
         """AdamW with linear warm-up and decay in every round; matrices decay, vectors do not."""
@@ -153,12 +154,15 @@ class CompressionModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Curves go on where they stopped."""
+        """Curves go on where they stopped, and rounds go back to the same weights."""
         checkpoint["history"] = self.history
+        if self.course.rewind is not None:
+            checkpoint["early"] = self._rewinding.early
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Curves go on where they stopped."""
+        """Curves go on where they stopped, and rounds go back to the same weights."""
         self.history = checkpoint["history"]
+        self._rewinding.early = checkpoint.get("early", {})
 
     def finish(self) -> None:
         """When all steps are done: methods decide what is open, and the last row of the curves tells what came out."""
@@ -168,17 +172,24 @@ class CompressionModule(LightningModule):
                 if self.history:
                     self.history[-1] |= method.curves(self.model)
 
-    def _ask_teacher(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _outputs(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[dict[str, Any], Tensor]:
+        """What the losses need of a model, its logits at the positions that count, and the labels there."""
+        outputs = forward_outputs(model, batch, self.criteria.needs)
+        logits, labels = self.task.targets(outputs["logits"], batch)
+        return outputs | {"logits": logits}, labels
+
+    def _ask_teacher(self, batch: dict[str, Tensor]) -> dict[str, Any]:
         if not self._teacher:
             return {}
         with torch.no_grad():
-            return {"logits": self.task.targets(forward_logits(self._teacher[0], batch), batch)[0]}
+            return self._outputs(self._teacher[0], batch)[0]
 
-    def _curves(self, student: Tensor, teacher: dict[str, Tensor]) -> dict[str, float]:
-        values = self.curves(student, teacher)
-        if values and ranks.world() > 1:
-            values = ranks.mean_of(weighted(values, student))
-        return {name: float(value) for name, value in values.items()}
+    def _agreement(self, student: Tensor, teacher: Mapping[str, Any]) -> dict[str, float]:
+        """The share of positions at which student and teacher say the same."""
+        if "logits" not in teacher or student.shape[-1] == 1:
+            return {}
+        same = Term((student.argmax(-1) == teacher["logits"].argmax(-1)).float().sum(), len(student))
+        return {name: float(value) for name, value in ranks.mean_of(means({"agreement": same})).items()}
 
     def _note(self, terms: dict[str, Tensor]) -> None:
         values = {name: float(term) for name, term in terms.items()}
@@ -192,14 +203,3 @@ class CompressionModule(LightningModule):
         for method in self.methods:
             row |= method.curves(self.model)
         self.history.append(row)
-
-
-def weighted(means: dict[str, Tensor], logits: Tensor) -> dict[str, Tensor]:
-    """Means over this rank's positions, weighted so that their mean over the ranks is the one over all positions.
-
-    Args:
-        means: by name.
-        logits: (positions, classes); without a position the means are undefined and count as zero.
-    """
-    share = ranks.share(len(logits), logits.device)
-    return {name: value * share if len(logits) else logits.sum() * 0.0 for name, value in means.items()}

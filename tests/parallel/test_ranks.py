@@ -25,11 +25,12 @@ from compress_exp.config.checks import UserError
 from compress_exp.config.train import TrainConfig
 from compress_exp.experiment.build import build_baseline, run_stage
 from compress_exp.formats.artifact import load
+from compress_exp.losses.base import Term
+from compress_exp.losses.criteria import means
 from compress_exp.outputs.progress import unheard
 from compress_exp.outputs.store import STATE
 from compress_exp.parallel import ranks
 from compress_exp.parallel.team import LOCALHOST, RankLost, check_devices, join, team
-from compress_exp.training.module import weighted
 from tests.experiments import planned, write_data
 from tests.parallel.ranks_child import SETTINGS as CUT
 from tests.parallel.ranks_child import cut
@@ -264,9 +265,23 @@ def test_one_process_shares_nothing():
     assert all(reduce(value) is value for reduce in (ranks.all_min, ranks.all_max, ranks.all_sum, ranks.all_mean))
 
 
-def test_a_rank_without_a_position_adds_nothing():
+def test_a_rank_without_a_position_adds_nothing(monkeypatch):
+    monkeypatch.setattr(ranks, "all_mean", lambda counts: counts + 3.5)  # the other rank of two has seven
     logits = torch.zeros(0, 5, requires_grad=True)
-    terms = weighted({"hard": torch.nn.functional.cross_entropy(logits, torch.zeros(0, dtype=torch.long))}, logits)
-    assert terms["hard"].item() == 0.0
-    terms["hard"].backward()
+    loss = torch.nn.functional.cross_entropy(logits, torch.zeros(0, dtype=torch.long), reduction="sum")
+    found = means({"hard": Term(loss, 0), "soft": Term(torch.tensor(7.0), 0)})
+    assert found["hard"].item() == 0.0 and found["soft"].item() == 2.0
+    found["hard"].backward()
     assert logits.grad is not None
+
+
+def test_a_student_of_hidden_states_and_its_projection_of_two_processes_are_those_of_one(place, data, dense):
+    narrow = ["model.architecture.n_embd=16", "model.architecture.n_head=2"]
+    student = dense(planned("gpt2", data, "method=finetune", *NO_DROPOUT, *narrow))
+    settings = ("method=distill/hidden", f"method.distill.student={student}", "train.max_steps=6", *NO_DROPOUT)
+    one = stage("gpt2", data, dense, place / "hidden-1", *settings)
+    two = stage("gpt2", data, dense, place / "hidden-2", *settings, TWO)
+    assert_close(one, two)
+    assert {"hidden_states", "soft_targets_hard", "soft_targets_soft"} <= one[1][0].keys()
+    assert one[0]["transformer.h.0.ln_1.weight"].shape == (16,)  # the teacher has 32
+    assert not [name for name in one[0] if "projection" in name]

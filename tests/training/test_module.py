@@ -9,8 +9,9 @@ from compress_exp.methods.prune.lottery_ticket import LotteryTicket
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.prune.once_for_all import OnceForAll
 from compress_exp.methods.quant.fake import FakeQuantInput
+from compress_exp.methods.quant.int8 import Int8
 from compress_exp.parallel.seeds import derived
-from compress_exp.training.flows import DistillationModule, PruneFinetuneModule, QATModule, flow_of
+from compress_exp.training.flows import DistillationModule, PruneFinetuneModule, QATModule
 from compress_exp.training.module import CompressionModule
 from compress_exp.training.rate import rate_factor
 
@@ -27,10 +28,10 @@ def test_step_seeds_depend_on_all_their_arguments():
 
 
 def test_progress_ends_at_exactly_one_and_is_held_through_a_round(tiny, budget):
-    single = CompressionModule(tiny("bert"), None, TaskLoss(), (), budget, 7, 0)
+    single = CompressionModule(tiny("bert"), None, {"task": TaskLoss()}, (), budget, 7, 0)
     assert [single.progress(step) for step in range(7)][-1] == 1.0
     method = MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.5, schedule="cubic", rounds=3)
-    rounds = PruneFinetuneModule(tiny("bert"), None, TaskLoss(), (method,), budget, 4, 0)
+    rounds = PruneFinetuneModule(tiny("bert"), None, {"task": TaskLoss()}, (method,), budget, 4, 0)
     assert rounds.total_steps == 12
     assert [rounds.progress(step) for step in range(12)] == pytest.approx([1 / 3] * 4 + [2 / 3] * 4 + [1.0] * 4)
     assert rounds.progress(11) == 1.0
@@ -38,7 +39,7 @@ def test_progress_ends_at_exactly_one_and_is_held_through_a_round(tiny, budget):
 
 def test_progress_over_several_trainings(tiny, budget):
     def progress(method):
-        module = PruneFinetuneModule(tiny("bert"), None, TaskLoss(), (method,), budget, 4, 0)
+        module = PruneFinetuneModule(tiny("bert"), None, {"task": TaskLoss()}, (method,), budget, 4, 0)
         return [module.progress(step) for step in range(module.total_steps)]
 
     ticket = LotteryTicket(name="prune/lottery_ticket", train=budget, sparsity=0.5, rounds=2)
@@ -50,29 +51,32 @@ def test_progress_over_several_trainings(tiny, budget):
 
 def test_a_loss_that_needs_a_teacher_says_so(tiny, budget):
     with pytest.raises(UserError, match="needs a teacher"):
-        CompressionModule(tiny("bert"), None, SoftTargets(), (), budget, 7, 0)
+        CompressionModule(tiny("bert"), None, {"soft_targets": SoftTargets()}, (), budget, 7, 0)
 
 
 def test_the_teacher_is_frozen_and_in_no_state(tiny, budget):
-    module = DistillationModule(tiny("bert"), None, SoftTargets(), (), budget, 7, 0, tiny("bert"))
+    module = DistillationModule(tiny("bert"), None, {"soft_targets": SoftTargets()}, (), budget, 7, 0, tiny("bert"))
     teacher = module._teacher[0]
     assert not teacher.training
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert len(module.state_dict()) == len(tiny("bert").state_dict())
 
 
-def test_flows_follow_the_families(budget):
+def test_named_modules_refuse_what_they_are_not_for(tiny, budget):
     prune = MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.5, schedule="cubic")
-    assert flow_of((prune,)) is PruneFinetuneModule
-    assert flow_of(()) is CompressionModule
-    module = _bare(QATModule, budget)
-    QATModule.on_fit_start(module)
+    losses = {"task": TaskLoss()}
+    PruneFinetuneModule(tiny("bert"), None, losses, (prune,), budget, 1, 0).on_fit_start()
+    for module in (QATModule, DistillationModule):
+        with pytest.raises(UserError, match=f"{module.__name__} is for methods of family .* has prune/magnitude"):
+            module(tiny("bert"), None, losses, (prune,), budget, 1, 0).on_fit_start()
+
+
+@pytest.mark.parametrize("others", [(), ("prune",)])
+def test_an_input_range_that_saw_no_data_is_refused_whatever_it_is_trained_with(tiny, budget, others):
+    prune = MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.5, schedule="cubic")
+    methods = (*(prune for _ in others), Int8(name="quant/int8", train=budget))
+    module = CompressionModule(tiny("bert"), None, {"task": TaskLoss()}, methods, budget, 1, 0)
+    module.on_fit_start()
     module.model.classifier.add_module("input_quantizer", FakeQuantInput(0.9))
-    with pytest.raises(UserError, match="saw no data"):
-        QATModule.on_fit_start(module)
-
-
-def _bare(flow, budget):
-    from tests.conftest import build_model
-
-    return flow(build_model("bert"), None, TaskLoss(), (), budget, 1, 0)
+    with pytest.raises(UserError, match="quant/int8: some layers saw no data"):
+        module.on_fit_start()

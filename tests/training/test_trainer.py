@@ -98,7 +98,7 @@ def test_a_loss_that_is_not_finite_is_told_in_one_sentence(value, damaged, sente
             model.classifier.weight.data[:] = value
 
     model.register_forward_pre_hook(forward)
-    module = CompressionModule(model, plan.task, TaskLoss(), (), plan.train, 12, 0)
+    module = CompressionModule(model, plan.task, {"task": TaskLoss()}, (), plan.train, 12, 0)
     batches = Batches(rows, lambda _: dict(batch), 8, 0, True, 12)
     with pytest.raises(UserError, match=sentence):
         fit(module, batches, plan.train, tmp_path, "x")
@@ -136,7 +136,7 @@ def test_curves_are_kept_with_the_artifact(dense, data, tmp_path):
     with (tmp_path / "history.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [float(row["step"]) for row in rows] == [0, 10, 20, 24]
-    assert set(rows[0]) == {"step", "hard", "soft", "loss", "sparsity"}
+    assert set(rows[0]) == {"step", "hard", "soft", "loss", "sparsity", "agreement"}
     zeros = [float((module.weight == 0).float().mean()) for _, module in pruned_modules(load(tmp_path))]
     assert sum(zeros) / len(zeros) == pytest.approx(float(rows[-1]["sparsity"]), abs=0.02)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from compress_exp.methods.course import Course
 from compress_exp.methods.prune.common.base import Pruning
 
 
@@ -24,6 +25,6 @@ class OnceForAll(Pruning):
     unused: ClassVar[tuple[str, ...]] = ("rounds", "rewind")
 
     @property
-    def trainings(self) -> int:
-        """To sparsify, and to finetune under the pattern."""
-        return 2
+    def course(self) -> Course:
+        """Sparsify, then finetune the pattern: the budget twice."""
+        return Course(trainings=2)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from compress_exp.config.checks import check_number
+from compress_exp.config.checks import UserError, check_number
 from compress_exp.layers.int8 import LIMIT, OVERFLOW_SAFE_LIMIT, Int8Embedding, Int8Linear
 from compress_exp.layers.surgery import replace_module
 from compress_exp.layers.weights import original, weight_of
@@ -82,6 +82,12 @@ class Int8(Method):
             for batch in context.calibration(self.calibration):
                 forward_logits(model, batch)
         return model
+
+    def begin(self, model: PreTrainedModel) -> None:
+        """Every input range must have seen data."""
+        quantizers = [module for module in model.modules() if isinstance(module, FakeQuantInput)]
+        if any(int(quantizer.seen) == 0 for quantizer in quantizers):
+            raise UserError(f"{self.name}: some layers saw no data; raise calibration, or exclude them by select")
 
     def step(self, model: PreTrainedModel, progress: float) -> None:
         """Let the ranges follow until `end`, then hold them."""

@@ -7,7 +7,7 @@ from compress_exp.config.checks import FieldError
 from compress_exp.experiment.build import apply_stage
 from compress_exp.methods.parametrized import trained
 from compress_exp.methods.prune.lottery_ticket import LotteryTicket
-from compress_exp.training.flows import PruneFinetuneModule
+from compress_exp.training.module import CompressionModule
 from tests.experiments import planned
 
 ROUNDS, SHARE = 2, 0.75  # half of what is left, twice
@@ -17,17 +17,17 @@ ROUNDS, SHARE = 2, 0.75  # half of what is left, twice
 def watched(monkeypatch):
     """What the network is at the start of every training, and the masks then; taken from outside of the flow."""
     seen = []
-    step = PruneFinetuneModule.training_step
+    step = CompressionModule.training_step
 
     def watching(self, batch, index):
-        if self.global_step % self.steps == 0 or self.global_step == 1:
+        if self.methods and (self.global_step % self.steps == 0 or self.global_step == 1):  # not the baseline's
             weights = {name: weight.detach().clone() for name, weight in trained(self.model).items()}
             masks = {name: m.mask.clone() for name, m in self.model.named_modules() if hasattr(m, "owner")}
             state = {id(p): dict(values) for p, values in self.optimizers().optimizer.state.items()}
             seen.append((self.global_step, weights, masks, state))
         return step(self, batch, index)
 
-    monkeypatch.setattr(PruneFinetuneModule, "training_step", watching)
+    monkeypatch.setattr(CompressionModule, "training_step", watching)
     return seen
 
 

@@ -103,7 +103,7 @@ class Pruning(ToAmount, Method):
 
     def moment(self, progress: float) -> float:
         """The progress for which masks are ranked: by hundredths, or once where nothing changes afterwards."""
-        if self.rounds > 1 or self.rewind is not None:
+        if self.course.held:
             return progress
         if self.nested and self.schedule == "one_shot":
             return float(progress > 0.0)

@@ -11,6 +11,8 @@ from torch.nn.utils import parametrize
 
 from compress_exp.config.checks import FieldError
 from compress_exp.layers.weights import original
+from compress_exp.losses.base import Term
+from compress_exp.losses.criteria import means
 from compress_exp.losses.task import hard_loss
 from compress_exp.methods.base import Context
 from compress_exp.methods.calibration import evaluating
@@ -51,9 +53,7 @@ def mean_over_batches(
     for batch in batches:
         with evaluating(model), torch.enable_grad(), parametrize.cached():
             logits, labels = context.task.targets(forward_logits(model, batch), batch)
-            # The mean over all ranks' positions; a rank may hold none.
-            share = ranks.share(len(labels), context.device)
-            loss = hard_loss(logits, labels) * share if len(labels) else logits.sum() * 0.0
+            loss = means({"hard": Term(hard_loss(logits, labels), len(labels))})["hard"]  # of all ranks' positions
             gradients = torch.autograd.grad(loss, weights)
         for total, gradient, weight in zip(sums, gradients, weights, strict=True):
             total += statistic(ranks.all_mean(gradient), weight.detach()) / len(batches)
