@@ -15,8 +15,8 @@ INTRODUCTIONS = {
     "quant": "In which runtimes they are exact: [Where models run](../runtimes.md).",
     "distill": "What a student minimises: [Losses](loss.md).",
     "finetune": "The same extra training without compression.",
-    "loss": "`loss=NAME` says what every training inside a stage minimises; a method with a loss of its own has it in "
-    "`method.<name>.loss`. The baseline always learns from hard labels.",
+    "loss": "`loss=NAME` says what every training inside a stage minimises, `loss=[NAME,NAME]` the sum of several. A "
+    "method with losses of its own has them in `method.<name>.loss`. The baseline always learns from hard labels.",
 }
 TITLES = {
     "prune": "Pruning",

@@ -15,6 +15,7 @@ import torch
 import yaml
 from torch.nn import functional
 
+from compress_exp.losses.criteria import Criteria
 from docs import catalogue, hooks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,10 +67,12 @@ def test_the_method_that_is_shown_passes_the_test_that_is_shown(tiny, context, b
     assert module.LargestPruning(name=named["name"], train=budget, sparsity=0.5).identity()["origin"] == named["name"]
 
 
-def test_the_loss_that_is_shown_is_the_mean_squared_error(monkeypatch):
-    (code,) = blocks("extend/loss.md", "python")
-    loss = executed(code, "compress_exp.losses.logits", monkeypatch).LogitLoss(weight=2.0)
+def test_the_loss_that_is_shown_is_the_mean_squared_error(monkeypatch, tiny):
+    (code,), (settings,) = blocks("extend/loss.md", "python"), blocks("extend/loss.md", "yaml")
+    module = executed(code, "compress_exp.losses.logits", monkeypatch)
+    assert yaml.safe_load(settings)["_target_"] == f"{module.__name__}.LogitLoss"
+    loss, model = module.LogitLoss(weight=2.0), tiny("bert")
     own, other = torch.tensor([[1.0, 3.0]]), torch.tensor([[0.0, 1.0]])
-    terms = loss({"logits": own}, {"logits": other}, torch.tensor([0]))
+    terms = Criteria({"logits": loss}, model, model, 0)({"logits": own}, {"logits": other}, torch.tensor([0]))
     assert float(terms["logits"]) == 2.0 * float(functional.mse_loss(own, other)) == 5.0
     assert loss.identity() == {"origin": "logits", "version": 1, "weight": 2.0}
