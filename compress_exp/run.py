@@ -37,7 +37,7 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     Raises:
         UserError: the configuration or this machine cannot do it, in one sentence.
     """
-    from compress_exp.measure.measure import check_kernels
+    from compress_exp.measurement.measure import check_kernels
     from compress_exp.parallel.team import check_devices
 
     planned = plan(config)

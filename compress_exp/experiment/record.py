@@ -26,7 +26,7 @@ def measure_run(
     planned: Plan, config: DictConfig, paths: list[Path], deploy: Path, newer_than: float
 ) -> dict[str, Any]:
     """Measure the last artifact beside the baseline, in fresh processes; evaluations older than a time are redone."""
-    from compress_exp.measure.measure import measure
+    from compress_exp.measurement.measure import measure
 
     return measure(
         artifact=paths[-1],
@@ -47,7 +47,7 @@ def assemble(
     planned: Plan, config: DictConfig, paths: list[Path], measured: dict[str, Any], cost: dict[str, float]
 ) -> dict[str, Any]:
     """The record: everything measured, beside what was run, with what, from what."""
-    from compress_exp.measure.origin import origin
+    from compress_exp.measurement.origin import origin
     from compress_exp.outputs.score import weighted_score
 
     rows = stage_rows(planned, paths, measured["stages"] | {planned.artifact_key: measured["quality"]["metrics"]})
@@ -103,7 +103,7 @@ def sources(plan: Plan) -> dict[str, str | None]:
 
 def stage_rows(plan: Plan, paths: Sequence[Path], quality: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The record's block about the stages: what each took, how many bytes it left, its metrics where there are any."""
-    from compress_exp.measure.size import WEIGHTS, bytes_of
+    from compress_exp.measurement.size import WEIGHTS, bytes_of
 
     rows: list[dict[str, Any]] = []
     for stage, path in zip(plan.stages, paths[1:], strict=True):
