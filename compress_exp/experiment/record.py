@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -14,10 +14,6 @@ from compress_exp.config.secrecy import kept, safe
 from compress_exp.experiment.plan import Plan
 from compress_exp.outputs.command import command
 from compress_exp.outputs.files import digest, finite
-
-if TYPE_CHECKING:
-    pass
-
 
 SCHEMA = 1
 
@@ -44,9 +40,23 @@ def measure_run(
 
 
 def assemble(
-    planned: Plan, config: DictConfig, paths: list[Path], measured: dict[str, Any], cost: dict[str, float]
+    planned: Plan,
+    config: DictConfig,
+    paths: list[Path],
+    measured: dict[str, Any],
+    cost: dict[str, float],
+    arguments: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """The record: everything measured, beside what was run, with what, from what."""
+    """The record: everything measured, beside what was run, with what, from what.
+
+    Args:
+        planned: the experiment.
+        config: what it was built from.
+        paths: the artifacts, the baseline first.
+        measured: see `measure`.
+        cost: seconds of measuring.
+        arguments: overrides of a run that no command line asked for.
+    """
     from compress_exp.measurement.origin import origin
     from compress_exp.outputs.score import weighted_score
 
@@ -64,8 +74,8 @@ def assemble(
             "hardware": planned.hardware.name,
             "runtime": measured["runtime"],
             "seed": planned.seed,
-            "command": command(),
-            "overrides": overrides(),
+            "command": command(arguments),
+            "overrides": overrides() if arguments is None else kept(arguments),
         },
         **{block: measured[block] for block in ("quality", "size", "latency", "memory", "energy", "flags")},
         "stages": rows,

@@ -1,4 +1,4 @@
-"""The measuring process: reads a job, does it, writes the answer. Started by `compress_exp.measurement.measure` only."""
+"""The measuring process: reads a job, does it, writes the answer. Started by `measurement.measure` only."""
 
 from __future__ import annotations
 
