@@ -35,6 +35,8 @@ def compress(
 ) -> Compressed:
     """Compress a model as the command line does: what either has built, the other finds.
 
+    Progress is in the log of the name compress_exp, which `logging.basicConfig(level="INFO")` shows.
+
     Args:
         model: a file of `conf/model`, such as "tiny_bert", or a directory of Hugging Face weights, which trains as
             `model=bert` does (learning rate 5e-5). An artifact without a format of its own is taken as the baseline

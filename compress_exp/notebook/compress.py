@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException
 
 from compress_exp.config.build import plain
 from compress_exp.config.checks import UserError
@@ -116,7 +116,7 @@ def quoted(text: str | Path) -> str:
     parser = OverridesParser.create()
     try:
         plain = parser.parse_override(f"path={text}").value() == str(text)
-    except OverrideParseException:
+    except HydraException:
         plain = False
     return str(text) if plain else QuotedString(str(text), Quote.single).with_quotes()
 
