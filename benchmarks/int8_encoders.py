@@ -26,8 +26,8 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from compress_exp.config.train import TrainConfig
-from compress_exp.measure.cpu import cpu_flags
-from compress_exp.measure.latency import in_turns
+from compress_exp.measurement.cpu import cpu_flags
+from compress_exp.measurement.latency import in_turns
 from compress_exp.methods.base import Context
 from compress_exp.methods.quant.int8 import Int8
 from compress_exp.models.families.base import family_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,12 @@ from compress_exp.report.card import complete
 log = logging.getLogger("compress_exp")
 
 
-def run(config: DictConfig) -> dict[str, Any] | None:
+def run(config: DictConfig, arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
     """Build, measure and record what one configuration asks for; a finished record is returned as it is.
+
+    Args:
+        config: the composed configuration, without Hydra's own part.
+        arguments: the overrides that it was composed of, where no command line asked for the run.
 
     Returns:
         The record; None for `plan=true`.
@@ -37,7 +42,7 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     Raises:
         UserError: the configuration or this machine cannot do it, in one sentence.
     """
-    from compress_exp.measure.measure import check_kernels
+    from compress_exp.measurement.measure import check_kernels
     from compress_exp.parallel.team import check_devices
 
     planned = plan(config)
@@ -73,7 +78,7 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     while True:
         try:
             with leased(directory, config.lease_seconds, planned.label) as lease:
-                return _work(planned, asked, config, store, lease)
+                return _work(planned, asked, config, store, lease, arguments)
         except LeaseLost:
             log.warning("%s: another process took over this run; looking at what it did", planned.label)
 
@@ -87,7 +92,9 @@ def _there(asked: Identity, directory: Path) -> dict[str, Any] | None:
     return record
 
 
-def _work(planned: Plan, asked: Identity, config: DictConfig, store: Store, lease: Lease) -> dict[str, Any] | None:
+def _work(
+    planned: Plan, asked: Identity, config: DictConfig, store: Store, lease: Lease, arguments: Sequence[str] | None
+) -> dict[str, Any] | None:
     """Build, measure and record, with the run's directory to oneself."""
     directory = Path(config.outputs) / "runs" / planned.run_name
     if (record := _there(asked, directory)) is not None:
@@ -108,7 +115,7 @@ def _work(planned: Plan, asked: Identity, config: DictConfig, store: Store, leas
         deploy = directory / f"deploy.partial-{lease.token[:12]}"
         measured = measure_run(planned, config, paths, deploy, fresh if asked.force else 0.0)
         cost = {"measuring_seconds": time.monotonic() - started}
-        record = assemble(planned, config, paths, measured, cost)
+        record = assemble(planned, config, paths, measured, cost, arguments)
         lease.check()
         if deploy.exists():
             replace_directory(deploy, directory / "deploy")

@@ -1,7 +1,6 @@
 """The command line: Hydra's overrides with our own driver, so that every mistake is answered in one sentence.
 
-Not `hydra.main`: it prints tracebacks or hides them as a whole, and composes a sweep's own configuration without
-its swept groups, which refuses `-m method=quant,quant/bf16 method.quant.x=1` because the default method is another one.
+Not `hydra.main`: it prints tracebacks or hides them as a whole.
 """
 
 from __future__ import annotations
@@ -13,28 +12,22 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
-from hydra import version
 from hydra._internal.callbacks import Callbacks
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobStatus, run_job
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
 from compress_exp.cli.help import help_text
 from compress_exp.config.checks import UserError
+from compress_exp.config.compose import loader_of
 from compress_exp.config.explain import CONFIG_NAME, check_root, explain
-from compress_exp.config.overrides import at_home, parse, values
+from compress_exp.config.overrides import at_home, parse
 from compress_exp.config.refusal import SweepFailed, refusal
-from compress_exp.config.schema import CONF
 from compress_exp.config.secrecy import hide
 from compress_exp.outputs.files import make_outputs
 from compress_exp.outputs.manifest import Identity
@@ -83,42 +76,6 @@ def task(config: DictConfig) -> dict[str, Any] | None:
         raise
 
 
-class Loader(ConfigLoaderImpl):
-    """Composes a sweep's own configuration as that of its first job, without what not every job may have."""
-
-    def load_configuration(
-        self,
-        config_name: str | None,
-        overrides: list[str],
-        run_mode: RunMode,
-        from_shell: bool = True,
-        validate_sweep_overrides: bool = True,
-    ) -> DictConfig:
-        """What Hydra composes; for a sweep with the first of each swept group's choices and nothing below the group."""
-        try:
-            return self._load(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
-        except ValueError as error:  # such as train=null
-            raise ConfigCompositionException(f"{' '.join(overrides)}: {error}") from error
-
-    def _load(
-        self, config_name: str | None, overrides: list[str], run_mode: RunMode, from_shell: bool, validate: bool
-    ) -> DictConfig:
-        if run_mode is not RunMode.MULTIRUN:
-            return super().load_configuration(config_name, overrides, run_mode, from_shell, validate)
-        parsed = parse(overrides, self)
-        swept = {item.input_line for item in parsed if item.is_discrete_sweep() and not item.is_hydra_override()}
-        above = [item for item in parsed if not _below(item, [other for other in parsed if other.is_sweep_override()])]
-        first = [values(item, self)[0] if item.input_line in swept else str(item.input_line) for item in above]
-        config = super().load_configuration(config_name, first, run_mode, from_shell, validate)
-        config.hydra.overrides.task = [item.input_line for item in parsed if not item.is_hydra_override()]
-        return config
-
-
-def _below(item: Override, swept: Sequence[Override]) -> bool:
-    """Whether an override is about what a swept group holds, as method.prune.sparsity is with method=prune,quant."""
-    return any((item.package or item.key_or_group).startswith(f"{other.key_or_group}.") for other in swept)
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; `python -m compress_exp --help` shows how")
@@ -162,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _drive(args: argparse.Namespace) -> int:
-    loader = _loader(args.config_dir)
+    loader = loader_of(args.config_dir)
     hydra = Hydra(task_name="compress_exp", config_loader=loader)
     GlobalHydra.instance().clear()
     GlobalHydra.instance().initialize(hydra)
@@ -181,17 +138,6 @@ def _drive(args: argparse.Namespace) -> int:
     finally:
         GlobalHydra.instance().clear()
     return 0
-
-
-def _loader(directory: str | None) -> Loader:
-    version.setbase("1.3")
-    search_path = create_config_search_path(str(CONF))
-    if directory is not None:
-        if not Path(directory).is_dir():
-            raise UserError(f"--config-dir: {directory!r} is not a directory")
-        place = f"file://{Path(directory).resolve()}"
-        search_path.prepend("command-line", place, anchor=SearchPathQuery(provider="main"))
-    return Loader(search_path)
 
 
 def _swept(hydra: Hydra, overrides: list[str]) -> bool:

@@ -23,7 +23,7 @@ from compress_exp.outputs.manifest import Identity
 from compress_exp.outputs.objectives import parse as parse_objectives
 
 if TYPE_CHECKING:
-    from compress_exp.measure.hardware import Hardware
+    from compress_exp.measurement.hardware import Hardware
     from compress_exp.tasks.base import Task
     from compress_exp.tracking.base import Tracking
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -15,10 +15,6 @@ from compress_exp.experiment.plan import Plan
 from compress_exp.outputs.command import command
 from compress_exp.outputs.files import digest, finite
 
-if TYPE_CHECKING:
-    pass
-
-
 SCHEMA = 1
 
 
@@ -26,7 +22,7 @@ def measure_run(
     planned: Plan, config: DictConfig, paths: list[Path], deploy: Path, newer_than: float
 ) -> dict[str, Any]:
     """Measure the last artifact beside the baseline, in fresh processes; evaluations older than a time are redone."""
-    from compress_exp.measure.measure import measure
+    from compress_exp.measurement.measure import measure
 
     return measure(
         artifact=paths[-1],
@@ -44,10 +40,24 @@ def measure_run(
 
 
 def assemble(
-    planned: Plan, config: DictConfig, paths: list[Path], measured: dict[str, Any], cost: dict[str, float]
+    planned: Plan,
+    config: DictConfig,
+    paths: list[Path],
+    measured: dict[str, Any],
+    cost: dict[str, float],
+    arguments: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """The record: everything measured, beside what was run, with what, from what."""
-    from compress_exp.measure.origin import origin
+    """The record: everything measured, beside what was run, with what, from what.
+
+    Args:
+        planned: the experiment.
+        config: what it was built from.
+        paths: the artifacts, the baseline first.
+        measured: see `measure`.
+        cost: seconds of measuring.
+        arguments: overrides of a run that no command line asked for.
+    """
+    from compress_exp.measurement.origin import origin
     from compress_exp.outputs.score import weighted_score
 
     rows = stage_rows(planned, paths, measured["stages"] | {planned.artifact_key: measured["quality"]["metrics"]})
@@ -64,8 +74,8 @@ def assemble(
             "hardware": planned.hardware.name,
             "runtime": measured["runtime"],
             "seed": planned.seed,
-            "command": command(),
-            "overrides": overrides(),
+            "command": command(arguments),
+            "overrides": overrides() if arguments is None else kept(arguments),
         },
         **{block: measured[block] for block in ("quality", "size", "latency", "memory", "energy", "flags")},
         "stages": rows,
@@ -103,7 +113,7 @@ def sources(plan: Plan) -> dict[str, str | None]:
 
 def stage_rows(plan: Plan, paths: Sequence[Path], quality: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The record's block about the stages: what each took, how many bytes it left, its metrics where there are any."""
-    from compress_exp.measure.size import WEIGHTS, bytes_of
+    from compress_exp.measurement.size import WEIGHTS, bytes_of
 
     rows: list[dict[str, Any]] = []
     for stage, path in zip(plan.stages, paths[1:], strict=True):

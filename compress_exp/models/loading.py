@@ -162,7 +162,7 @@ class Model:
         torch.manual_seed(seed)
         if self.directory is not None:
             if self.finetuned:
-                self._check_labels(task)
+                self.check_labels(task, "model.finetuned")
             model, found = auto.from_pretrained(
                 self.directory,
                 **task.config_overrides(),
@@ -204,22 +204,28 @@ class Model:
             model: PreTrainedModel = getattr(transformers, task.auto_class).from_config(config)
         return model
 
-    def _check_labels(self, task: Task) -> None:
-        """A given baseline must mean by each label what the task means."""
+    def check_labels(self, task: Task, key: str) -> None:
+        """Require that the checkpoint means by each label what the task means.
+
+        Args:
+            task: knows the labels.
+            key: of the configuration, for the error.
+
+        Raises:
+            UserError: it does not.
+        """
         wanted = {int(index): str(name) for index, name in task.config_overrides().get("id2label", {}).items()}
         config = _read_json(Path(self.directory or ".") / "config.json", "model.path")
         own = {int(index): str(name) for index, name in config.get("id2label", {0: "LABEL_0", 1: "LABEL_1"}).items()}
         if wanted and len(own) != len(wanted):
-            raise UserError(
-                f"model.finetuned: the checkpoint has {len(own)} labels, task={task.name} has {len(wanted)}"
-            )
+            raise UserError(f"{key}: the checkpoint has {len(own)} labels, task={task.name} has {len(wanted)}")
         spoken = not any(name.startswith("LABEL_") for name in own.values()) and not any(
             name.isdigit() for name in wanted.values()
         )
         for index, name in wanted.items() if spoken else ():
             if own[index].lower() != name.lower():
                 raise UserError(
-                    f"model.finetuned: label {index} is {own[index]!r} in the checkpoint and {name!r} in the task; "
+                    f"{key}: label {index} is {own[index]!r} in the checkpoint and {name!r} in the task; "
                     "set task.classes in the checkpoint's order"
                 )
 

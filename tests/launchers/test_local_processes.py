@@ -21,7 +21,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra._internal.callbacks import Callbacks
 from hydra.types import HydraContext, RunMode
-from compress_exp.cli.main import _loader
+from compress_exp.config.compose import loader_of
 from hydra_plugins.compress_exp.local_processes import LocalProcessesLauncher
 
 def task(config):
@@ -36,7 +36,7 @@ def task(config):
         time.sleep(600)
 
 if __name__ == "__main__":
-    loader = _loader(None)
+    loader = loader_of()
     hydra = Hydra(task_name="app", config_loader=loader)
     GlobalHydra.instance().clear()
     GlobalHydra.instance().initialize(hydra)

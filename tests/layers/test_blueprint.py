@@ -18,7 +18,7 @@ from compress_exp.formats.artifact import check, load, save
 from compress_exp.layers import blueprint
 from compress_exp.layers.blocks import with_layers
 from compress_exp.layers.stored import Stored, kinds
-from compress_exp.measure.size import weights
+from compress_exp.measurement.size import weights
 from compress_exp.models.families.base import family_of
 
 DENSE = "bert.encoder.layer.1.intermediate.dense"

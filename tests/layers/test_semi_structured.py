@@ -12,7 +12,7 @@ from compress_exp.layers.semi_structured import (
     use_sparse_kernels,
 )
 from compress_exp.layers.surgery import mark_pruned
-from compress_exp.measure.size import zeros_in_matrices
+from compress_exp.measurement.size import zeros_in_matrices
 from compress_exp.methods.prune.n_m import n_m_mask
 from compress_exp.runtimes.eager import EagerPredictor
 

@@ -15,8 +15,8 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from compress_exp.cli.main import Loader
 from compress_exp.config.checks import UserError
+from compress_exp.config.compose import Loader
 from compress_exp.config.refusal import SweepFailed, refusal
 from compress_exp.config.schema import CONF
 from compress_exp.outputs.files import digest, write_json

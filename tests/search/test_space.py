@@ -13,8 +13,8 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from compress_exp.cli.main import Loader
 from compress_exp.config.checks import UserError
+from compress_exp.config.compose import Loader
 from compress_exp.config.overrides import parse
 from compress_exp.search.space import Space, has, read
 

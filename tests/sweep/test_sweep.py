@@ -7,8 +7,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
-from compress_exp.cli.main import _loader
 from compress_exp.config.checks import UserError
+from compress_exp.config.compose import loader_of
 from compress_exp.config.schema import CONF
 from compress_exp.outputs.manifest import FINISHED, MISSING, REFUSED
 from compress_exp.sweep.sweep import Sweep
@@ -17,7 +17,7 @@ from compress_exp.sweep.sweep import Sweep
 @pytest.fixture
 def sweep(tmp_path):
     arguments = ["seed=0,1", "tracking=disabled", f"outputs={tmp_path}"]
-    loader = _loader(None)
+    loader = loader_of()
     hydra = Hydra(task_name="app", config_loader=loader)
     GlobalHydra.instance().clear()
     GlobalHydra.instance().initialize(hydra)
@@ -57,7 +57,7 @@ def test_a_change_behind_the_search_path_is_seen(tmp_path):
         text = content.replace("sparsity: 0.5", f"sparsity: {sparsity}")
         if not (own / "own.yaml").exists() or (own / "own.yaml").read_text() != text:
             (own / "own.yaml").write_text(text)
-        loader = _loader(None)
+        loader = loader_of()
         root = loader.load_configuration("config", arguments, RunMode.MULTIRUN)
         context = HydraContext(config_loader=loader, callbacks=Callbacks(root))
         swept = Sweep(context, lambda config: None, root, arguments[:1], "compress_exp.cli.main.identify")

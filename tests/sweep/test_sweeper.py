@@ -17,8 +17,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from compress_exp.cli.main import Loader
 from compress_exp.config.checks import UserError
+from compress_exp.config.compose import Loader
 from compress_exp.config.overrides import combinations
 from compress_exp.config.refusal import SweepFailed
 from compress_exp.config.schema import CONF

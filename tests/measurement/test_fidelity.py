@@ -7,8 +7,8 @@ import torch
 
 from compress_exp.config.checks import UserError
 from compress_exp.layers.int8 import Int8Linear
-from compress_exp.measure import fidelity
-from compress_exp.measure.fidelity import ROUNDING, SHARE, check, difference, distance_from_parent, reference
+from compress_exp.measurement import fidelity
+from compress_exp.measurement.fidelity import ROUNDING, SHARE, check, difference, distance_from_parent, reference
 
 
 def batches(rows=3, length=5, parts=2):

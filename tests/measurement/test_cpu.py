@@ -4,8 +4,8 @@ import platform
 
 from cpuinfo import get_cpu_info
 
-from compress_exp.measure import cpu
-from compress_exp.measure.origin import FLAGS, origin
+from compress_exp.measurement import cpu
+from compress_exp.measurement.origin import FLAGS, origin
 
 
 def test_the_machine_is_called_as_py_cpuinfo_calls_it():

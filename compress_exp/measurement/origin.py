@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from compress_exp.measure.cpu import cpu_flags, cpu_name
+from compress_exp.measurement.cpu import cpu_flags, cpu_name
 
 LIBRARIES = ("torch", "transformers", "lightning", "datasets", "openvino", "onnxruntime", "hydra-core")
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16")

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import BertConfig
 
 from compress_exp.config.checks import UserError
-from compress_exp.measure.quality import Evaluation, FinitePredictor, evaluate, quality, retained, undefined
+from compress_exp.measurement.quality import Evaluation, FinitePredictor, evaluate, quality, retained, undefined
 from compress_exp.outputs.store import Store
 from compress_exp.runtimes.eager import EagerPredictor
 from compress_exp.tasks.base import Predictions, Task

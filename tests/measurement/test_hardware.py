@@ -7,12 +7,12 @@ from hydra import compose, initialize_config_dir
 from compress_exp.config.build import build, plain
 from compress_exp.config.checks import UserError
 from compress_exp.config.schema import CONF
-from compress_exp.measure.hardware import Hardware
+from compress_exp.measurement.hardware import Hardware
 from compress_exp.parallel.cores import available_cores
 from compress_exp.runtimes.base import runtime
 
 PLAIN: dict[str, Any] = {
-    "_target_": "compress_exp.measure.hardware.Hardware",
+    "_target_": "compress_exp.measurement.hardware.Hardware",
     "name": "test",
     "runtime": {"encoder": "openvino", "decoder": "eager", "encoder_decoder": "eager"},
     "batch_sizes": [1],

@@ -19,8 +19,8 @@ from filelock import FileLock, Timeout
 
 from compress_exp.config.checks import UserError
 from compress_exp.config.schema import PACKAGE
-from compress_exp.measure.hardware import AUTO, Hardware
-from compress_exp.measure.kernels import kept
+from compress_exp.measurement.hardware import AUTO, Hardware
+from compress_exp.measurement.kernels import kept
 from compress_exp.outputs.lease import SECONDS
 
 log = logging.getLogger("compress_exp")
@@ -156,7 +156,7 @@ def run_child(job: dict[str, Any], threads: int | None) -> dict[str, Any]:
     """Do a job in a fresh process and return its answer.
 
     Args:
-        job: see `compress_exp.measure.child`.
+        job: see `compress_exp.measurement.child`.
         threads: sets the thread pools' own limits; None leaves them.
 
     Raises:
@@ -171,7 +171,7 @@ def run_child(job: dict[str, Any], threads: int | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="compress_exp-") as directory:
         file = Path(directory) / "job.json"
         file.write_text(json.dumps({**job, "parent": os.getpid()}))
-        process = subprocess.Popen([sys.executable, "-m", "compress_exp.measure.child", str(file)], env=environment)
+        process = subprocess.Popen([sys.executable, "-m", "compress_exp.measurement.child", str(file)], env=environment)
         try:
             code = process.wait()
         finally:

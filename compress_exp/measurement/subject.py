@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress_exp.measure import fidelity, kernels
-from compress_exp.measure.hardware import Hardware
+from compress_exp.measurement import fidelity, kernels
+from compress_exp.measurement.hardware import Hardware
 from compress_exp.outputs.store import Store
 from compress_exp.runtimes.base import PRECISIONS, Deployed, Runtime, Unserved, random_ids
 from compress_exp.runtimes.eager import EagerPredictor

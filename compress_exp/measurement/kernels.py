@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress_exp.measure.cpu import cpu_identity
+from compress_exp.measurement.cpu import cpu_identity
 from compress_exp.outputs.files import digest, write_json
 from compress_exp.runtimes.base import Runtime
 

@@ -1,4 +1,4 @@
-"""The measuring process: reads a job, does it, writes the answer. Started by `compress_exp.measure.measure` only."""
+"""The measuring process: reads a job, does it, writes the answer. Started by `measurement.measure` only."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from compress_exp.parallel.cores import die_with_parent
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """Do a job of one of the three kinds."""
     if job["what"] == "memory":
-        from compress_exp.measure.memory import peak
+        from compress_exp.measurement.memory import peak
 
         return dict(peak(job))
     if job["what"] == "kernels":
-        from compress_exp.measure.kernels import check
+        from compress_exp.measurement.kernels import check
         from compress_exp.runtimes.base import runtime
 
         return {name: check(runtime(name), job["largest"], Path(job["checks"])).error for name in job["runtimes"]}
-    from compress_exp.measure.comparison import compare
+    from compress_exp.measurement.comparison import compare
 
     return compare(job)
 

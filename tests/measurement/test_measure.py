@@ -19,15 +19,15 @@ from compress_exp.config.build import build
 from compress_exp.config.checks import UserError
 from compress_exp.layers.bf16 import kernels_available
 from compress_exp.layers.int8 import Int8Linear
-from compress_exp.measure import cpu
-from compress_exp.measure.comparison import flags_of
-from compress_exp.measure.measure import MeasureError, host_lock, measure
-from compress_exp.measure.subject import Subject
+from compress_exp.measurement import cpu
+from compress_exp.measurement.comparison import flags_of
+from compress_exp.measurement.measure import MeasureError, host_lock, measure
+from compress_exp.measurement.subject import Subject
 from compress_exp.runtimes.base import runtime
 from compress_exp.runtimes.eager import EagerPredictor
 
 HARDWARE: dict[str, Any] = {
-    "_target_": "compress_exp.measure.hardware.Hardware",
+    "_target_": "compress_exp.measurement.hardware.Hardware",
     "name": "test",
     "runtime": {"encoder": "openvino", "decoder": "eager", "encoder_decoder": "eager"},
     "batch_sizes": [1, 2],
@@ -306,7 +306,7 @@ def test_one_measurement_at_a_time_on_a_host(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # a lock of this test's own
     code = (
-        "import pathlib, sys, time; from compress_exp.measure.measure import host_lock;"
+        "import pathlib, sys, time; from compress_exp.measurement.measure import host_lock;"
         "lock = host_lock('first'); lock.__enter__(); print('held', flush=True); time.sleep(0.5);"
         "pathlib.Path(sys.argv[1]).touch()"
     )
@@ -335,7 +335,7 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     )
     log = tmp_path / "log"
     code = (
-        "import sys; from compress_exp.measure.measure import run_child;"
+        "import sys; from compress_exp.measurement.measure import run_child;"
         "task = {'_target_': 'slow_task.Slow', 'log': sys.argv[1]};"
         "run_child({'what': 'comparison', 'artifact': 'a', 'task': task}, 1)"
     )

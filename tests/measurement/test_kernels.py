@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from compress_exp.layers.int8 import Int8Linear
-from compress_exp.measure import kernels
-from compress_exp.measure.kernels import check, kept, measure_error
+from compress_exp.measurement import kernels
+from compress_exp.measurement.kernels import check, kept, measure_error
 from compress_exp.runtimes.base import names, runtime
 from compress_exp.runtimes.eager import Eager
 
@@ -54,7 +54,7 @@ def test_eager_is_exact_whatever_the_codes() -> None:
 @X86
 def test_openvino_without_vnni_is_found_out() -> None:
     code = (
-        "from compress_exp.runtimes.base import runtime; from compress_exp.measure.kernels import measure_error;"
+        "from compress_exp.runtimes.base import runtime; from compress_exp.measurement.kernels import measure_error;"
         "print([measure_error(runtime(name), limit) for name in ('openvino', 'eager') for limit in (63, 127)])"
     )
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from compress_exp.measure.measure import run_child
-from compress_exp.measure.memory import peak_rss
+from compress_exp.measurement.measure import run_child
+from compress_exp.measurement.memory import peak_rss
 from compress_exp.runtimes.openvino import package
 
 
@@ -50,7 +50,7 @@ def test_peak_is_the_child_s_own_and_grows_with_the_model(tmp_path: Path) -> Non
 
 def test_openvino_needs_no_torch(tmp_path: Path) -> None:
     code = (
-        "import json, sys; from compress_exp.measure.memory import peak; print(peak(json.loads(sys.argv[1])));"
+        "import json, sys; from compress_exp.measurement.memory import peak; print(peak(json.loads(sys.argv[1])));"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     job = json.dumps(save(1000, tmp_path))

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from compress_exp.measure import latency
-from compress_exp.measure.latency import Choice, Turns, fastest, in_turns, row, shapes
+from compress_exp.measurement import latency
+from compress_exp.measurement.latency import Choice, Turns, fastest, in_turns, row, shapes
 
 EAGER = Choice("eager", "eager")
 

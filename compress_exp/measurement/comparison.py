@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from compress_exp.config.build import build
-from compress_exp.measure.cpu import cpu_identity, multiplies_integers
-from compress_exp.measure.hardware import AUTO
-from compress_exp.measure.latency import (
+from compress_exp.measurement.cpu import cpu_identity, multiplies_integers
+from compress_exp.measurement.hardware import AUTO
+from compress_exp.measurement.latency import (
     EAGER_BASELINE,
     HEADLINE_ROUNDS,
     OTHER_ROUNDS,
@@ -23,7 +23,7 @@ from compress_exp.measure.latency import (
     row,
     shapes,
 )
-from compress_exp.measure.subject import Subject, beside, built_at, in_store, load
+from compress_exp.measurement.subject import Subject, beside, built_at, in_store, load
 from compress_exp.outputs.store import Store
 from compress_exp.parallel.cores import available_cores
 from compress_exp.runtimes.base import INTEGER, Call, Runtime, runtime
@@ -43,9 +43,9 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
     task, hardware = build(job["task"], "task"), build(job["hardware"], "hardware")
     import torch
 
-    from compress_exp.measure.energy import energy
-    from compress_exp.measure.quality import evaluate, quality, undefined
-    from compress_exp.measure.size import bytes_of, size
+    from compress_exp.measurement.energy import energy
+    from compress_exp.measurement.quality import evaluate, quality, undefined
+    from compress_exp.measurement.size import bytes_of, size
     from compress_exp.models.families.base import family_of
 
     hardware.check_host()
@@ -199,7 +199,7 @@ def keep_choice(
 def flags_of(own: Subject, dense: Subject, chosen: str, rows: list[dict[str, Any]]) -> list[str]:
     """Short sentences about what a reader of the numbers must know."""
     from compress_exp.layers import bf16
-    from compress_exp.measure.size import zeros_in_matrices
+    from compress_exp.measurement.size import zeros_in_matrices
 
     flags, hardware, headline = [], own.hardware, rows[0]
     if own.int8_layers:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from compress_exp.layers.int8 import Int8Embedding, Int8Linear
-from compress_exp.measure.size import TOKENIZER, bytes_of, size, weights, zeros_in_matrices
+from compress_exp.measurement.size import TOKENIZER, bytes_of, size, weights, zeros_in_matrices
 
 
 class Tied(nn.Module):
