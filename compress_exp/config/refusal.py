@@ -67,10 +67,9 @@ def _composition(error: HydraException) -> str:
     )
     if twice:
         key = next(filter(None, twice.groups()))
-        family = re.search(r"method\.(\w+)\.\w+$", key)
-        if family:
-            way = f"write the second as +method@method.{family[1]}2={family[1]}/<variant>"
-            return f"method: two variants of {family[1]} in one pipeline share one key; {way}"
+        if method := re.search(r"method\.(\w+)\.\w+$", key):
+            way = f"write the further one as +method@method.{method[1]}2=<variant>"
+            return f"method: two in one list have the key {method[1]}; {way}"
         return f"{key}: it is there already, write it without '+'"
     group = re.search(r"config group '([^']+)' does not exist", text)
     if group:
