@@ -209,7 +209,7 @@ class Method:
         return []
 
     def penalty(self, model: PreTrainedModel, progress: float) -> Tensor | None:
-        """A term added to the loss."""
+        """A term added to the loss; progress is the method's own."""
         return None
 
     def step(self, model: PreTrainedModel, progress: float) -> None:

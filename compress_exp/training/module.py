@@ -98,7 +98,7 @@ class CompressionModule(LightningModule):
             teacher = self._ask_teacher(batch)
             terms = self.criteria(student, teacher, labels)
             for method in self.methods:
-                penalty = method.penalty(self.model, progress)
+                penalty = method.penalty(self.model, method.own_progress(progress))
                 if penalty is not None:
                     terms[f"penalty_{method.family}"] = penalty
         total = torch.stack(list(terms.values())).sum()

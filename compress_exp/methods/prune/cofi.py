@@ -172,7 +172,7 @@ class CofiPruning(ToAmount, Method):
     def penalty(self, model: PreTrainedModel, progress: float) -> Tensor:
         """λ₁(ŝ − t) + λ₂(ŝ − t)²."""
         multipliers = self._multipliers(model)
-        beyond = self.expected(model) - self.own_progress(progress) * multipliers.target
+        beyond = self.expected(model) - progress * multipliers.target
         return multipliers.linear * beyond + multipliers.square * beyond.square()
 
     def expected(self, model: PreTrainedModel) -> Tensor:

@@ -124,7 +124,7 @@ class L0Pruning(PenaltyPruning):
     def penalty(self, model: PreTrainedModel, progress: float) -> Tensor:
         """λ·Σ P(z ≠ 0) / n."""
         chances = [open_probability(gate.log_alpha).sum() for _, gate in owned(model, self.name, HardConcrete)]
-        return self.own_progress(progress) * self.strength * torch.stack(chances).sum() / BERT_BASE
+        return progress * self.strength * torch.stack(chances).sum() / BERT_BASE
 
     def after_step(self, model: PreTrainedModel, learning_rate: float) -> None:
         """The next draw."""

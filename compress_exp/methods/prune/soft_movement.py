@@ -76,7 +76,7 @@ class SoftMovementPruning(PenaltyPruning):
     def penalty(self, model: PreTrainedModel, progress: float) -> Tensor:
         """λ·Σ σ(S) / n."""
         sums = [gate.scores.sigmoid().sum() for _, gate in owned(model, self.name, MovementGate)]
-        strength = sparsity_at(self.own_progress(progress), self.strength, "cubic")
+        strength = sparsity_at(progress, self.strength, "cubic")
         return strength * torch.stack(sums).sum() / BERT_BASE
 
     def step(self, model: PreTrainedModel, progress: float) -> None:
