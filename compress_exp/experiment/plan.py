@@ -15,9 +15,10 @@ from compress_exp.config.train import TrainConfig
 from compress_exp.experiment.stages import Stage, arrange
 from compress_exp.losses.base import Loss
 from compress_exp.methods.base import Facts, Method
+from compress_exp.models.checkpoint import check_weights
 from compress_exp.models.families.base import Family, block_sizes, input_widths, layer_counts
 from compress_exp.models.forward import CAPTURES
-from compress_exp.models.loading import Model, check_weights, read_config
+from compress_exp.models.loading import Model, read_config
 from compress_exp.outputs.files import digest
 from compress_exp.outputs.manifest import Identity
 from compress_exp.outputs.objectives import parse as parse_objectives

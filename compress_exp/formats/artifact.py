@@ -155,7 +155,7 @@ def _read(directory: Path) -> tuple[type[PreTrainedModel], dict[str, Any]]:
     import transformers
 
     import compress_exp.formats.quantizer  # noqa: F401
-    from compress_exp.models.loading import check_weights
+    from compress_exp.models.checkpoint import check_weights
 
     check_weights(directory, "artifact")
     config = json.loads((directory / "config.json").read_text())

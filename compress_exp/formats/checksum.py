@@ -14,6 +14,7 @@ from torch import Tensor
 from compress_exp.config.checks import UserError
 from compress_exp.formats.codecs import Kind
 from compress_exp.formats.layout import kind_of
+from compress_exp.models.checkpoint import read_header
 
 ENTRY = "sha256"
 
@@ -46,12 +47,11 @@ def verify(files: Sequence[Path | str]) -> None:
         UserError: a file is not what was written.
     """
     for file in files:
+        length, table = read_header(Path(file))
+        promised, begin = table.pop("__metadata__", {}).get(ENTRY), 8 + length
+        if promised is None:
+            continue
         with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            begin = 8 + int.from_bytes(content[:8], "little")
-            table = json.loads(content[8:begin])
-            promised = table.pop("__metadata__", {}).get(ENTRY)
-            if promised is None:
-                continue
             parts = (
                 (name, (entry["dtype"], tuple(entry["shape"])), content[begin + start : begin + end])
                 for name, entry in sorted(table.items())

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import struct
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress_exp.config.checks import FieldError, UserError, check_number
+from compress_exp.models.checkpoint import WANTED, check_dense, check_weights, directory_digest, read_header, read_json
 from compress_exp.models.families.base import Family, family_of
 from compress_exp.models.sizes import parameter_count, told
 
@@ -19,10 +17,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from compress_exp.tasks.base import Task
-
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
-TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
-WANTED = ["*.safetensors", "*.json", "*.txt", "*.model"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +56,7 @@ class Model:
         """
         if self.path:
             check_weights(Path(self.path), f"{key}.path")
-            _check_dense(Path(self.path), f"{key}.path", self.path)
+            check_dense(Path(self.path), f"{key}.path", self.path)
             self.family(key)
         elif not self.hub and not self.architecture:
             raise UserError(f"{key}.path: set a directory of Hugging Face weights, or {key}.hub to a name on the hub")
@@ -88,7 +82,7 @@ class Model:
                 "check the name and the network, or set model.path to a local directory"
             ) from error
         check_weights(snapshot, "model.hub")
-        _check_dense(snapshot, "model.hub", self.hub)
+        check_dense(snapshot, "model.hub", self.hub)
         return snapshot
 
     def family(self, key: str = "model") -> Family:
@@ -96,7 +90,7 @@ class Model:
         if self.architecture and not self.path and not self.hub:
             return family_of(str(self.architecture.get("model_type")), f"{key}.architecture.model_type")
         assert self.directory is not None
-        config = _read_json(self.directory / "config.json", f"{key}.path")
+        config = read_json(self.directory / "config.json", f"{key}.path")
         return family_of(str(config.get("model_type")), f"{key}.path")
 
     def settings(self) -> dict[str, Any]:
@@ -215,7 +209,7 @@ class Model:
             UserError: it does not.
         """
         wanted = {int(index): str(name) for index, name in task.config_overrides().get("id2label", {}).items()}
-        config = _read_json(Path(self.directory or ".") / "config.json", "model.path")
+        config = read_json(Path(self.directory or ".") / "config.json", "model.path")
         own = {int(index): str(name) for index, name in config.get("id2label", {0: "LABEL_0", 1: "LABEL_1"}).items()}
         if wanted and len(own) != len(wanted):
             raise UserError(f"{key}: the checkpoint has {len(own)} labels, task={task.name} has {len(wanted)}")
@@ -238,7 +232,7 @@ def read_config(model: Model, key: str = "model") -> Any:
     """
     place = f"{key}.path" if model.path else f"{key}.hub" if model.hub else f"{key}.architecture"
     directory = model.directory
-    settings = model.settings() if directory is None else _read_json(directory / "config.json", place)
+    settings = model.settings() if directory is None else read_json(directory / "config.json", place)
     try:
         return told(settings, model.family(key)) or _full_config(settings, directory)
     except FieldError as error:
@@ -268,86 +262,3 @@ def special_ids(tokenizer: PreTrainedTokenizerBase, model_type: str) -> dict[str
         ids["decoder_start_token_id"] = tokenizer.eos_token_id
         ids["forced_eos_token_id"] = tokenizer.eos_token_id
     return {name: int(value) for name, value in ids.items() if value is not None}
-
-
-def check_weights(directory: Path, key: str) -> None:
-    """Require config.json and readable safetensors in a directory.
-
-    Raises:
-        UserError: naming the file; a pickle is refused by name.
-    """
-    if not directory.is_dir():
-        raise UserError(f"{key}: {str(directory)!r} is no directory; give one with config.json and model.safetensors")
-    _read_json(directory / "config.json", key)
-    weights = sorted(directory.glob("*.safetensors"))
-    if not weights:
-        pickles = [file.name for file in directory.iterdir() if file.suffix in PICKLES]
-        if pickles:
-            raise UserError(
-                f"{key}: {pickles[0]!r} in {str(directory)!r} is a pickle and is never loaded; "
-                "save it as model.safetensors"
-            )
-        raise UserError(f"{key}: {str(directory)!r} has no weights; model.safetensors is needed")
-    for file in weights:
-        check_safetensors(file, key)
-    if not any((directory / name).is_file() for name in TOKENIZERS):
-        raise UserError(f"{key}: {str(directory)!r} has no tokenizer; one of {', '.join(TOKENIZERS)} is needed")
-
-
-def _check_dense(directory: Path, key: str, name: str) -> None:
-    if "quantization_config" in _read_json(directory / "config.json", key):
-        raise UserError(f"{key}: {name!r} is compressed already; give the dense weights")
-
-
-def check_safetensors(file: Path, key: str) -> None:
-    """Read a safetensors header and compare it with the file's size.
-
-    Raises:
-        UserError: the file is no safetensors, or is truncated.
-    """
-    try:
-        length, header = read_header(file)
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        complete = file.stat().st_size == 8 + length + max(ends, default=0)
-    except (struct.error, ValueError, KeyError, AttributeError, TypeError):
-        raise UserError(
-            f"{key}: {str(file)!r} is no safetensors file; pickles and other formats are not loaded"
-        ) from None
-    if not complete:
-        raise UserError(f"{key}: {str(file)!r} is truncated; copy it again")
-
-
-def read_header(file: Path) -> tuple[int, dict[str, Any]]:
-    """The bytes that the header of a safetensors file takes, and what it says."""
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        return length, json.loads(stream.read(min(length, 100_000_000)))
-
-
-def _read_json(file: Path, key: str) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(file.read_text())
-        return content
-    except FileNotFoundError:
-        raise UserError(
-            f"{key}: {str(file.parent)!r} has no {file.name}; give a directory of Hugging Face weights"
-        ) from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{key}: {str(file)!r} cannot be read ({type(error).__name__})") from error
-
-
-def directory_digest(directory: Path) -> str:
-    """One hash of the content of the files that decide model and tokenizer."""
-    found = {file for pattern in WANTED for file in directory.glob(pattern)}
-    files = sorted(file for file in found if file.name not in ("build.json", "recipe.json"))
-    digest = hashlib.sha256()
-    for file in files:
-        status = file.stat()
-        digest.update(f"{file.name}:{_file_digest(str(file.resolve()), status.st_size, status.st_mtime_ns)};".encode())
-    return digest.hexdigest()
-
-
-@lru_cache(maxsize=256)
-def _file_digest(path: str, size: int, modified: int) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -37,7 +37,8 @@ def measure(
         from compress_exp.config.secrecy import safe
         from compress_exp.experiment.plan import RECIPE, check_kind
         from compress_exp.measurement.measure import measure as measure_processes
-        from compress_exp.models.loading import Model, check_weights, directory_digest
+        from compress_exp.models.checkpoint import check_weights, directory_digest
+        from compress_exp.models.loading import Model
         from compress_exp.outputs.files import finite
         from compress_exp.outputs.store import Store
 

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import save_file
 
 from compress_exp.config.checks import FieldError, UserError
+from compress_exp.models.checkpoint import directory_digest
 from compress_exp.models.families.base import family_of, roles
-from compress_exp.models.loading import Model, directory_digest
+from compress_exp.models.loading import Model
 from compress_exp.models.tokenizers import train_tokenizer
 from tests.tasks.helpers import task
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from compress_exp.models.loading import directory_digest
+from compress_exp.models.checkpoint import directory_digest
 from compress_exp.outputs.files import digest
 from compress_exp.outputs.manifest import stamp
 from compress_exp.outputs.store import Store, damage
