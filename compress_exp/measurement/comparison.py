@@ -24,6 +24,7 @@ from compress_exp.measurement.latency import (
     shapes,
 )
 from compress_exp.measurement.subject import Subject, beside, built_at, in_store, load
+from compress_exp.models.families.base import family_of
 from compress_exp.outputs.store import Store
 from compress_exp.parallel.cores import available_cores
 from compress_exp.runtimes.base import INTEGER, Call, Runtime, runtime
@@ -46,7 +47,6 @@ def compare(job: dict[str, Any]) -> dict[str, Any]:
     from compress_exp.measurement.energy import energy
     from compress_exp.measurement.quality import evaluate, quality, undefined
     from compress_exp.measurement.size import bytes_of, size
-    from compress_exp.models.families.base import family_of
 
     hardware.check_host()
     torch.set_num_threads(hardware.threads)  # more of them only wait for each other in what is small
@@ -148,10 +148,10 @@ def deploy(own: Subject, dense: Subject, kind: str, checks: Path) -> list[str]:
 
 def time_shapes(own: Subject, dense: Subject, kind: str) -> list[dict[str, Any]]:
     """Time both models in every runtime that they are in, in turns, shape by shape; the headline's first."""
-    from compress_exp.tasks.features import max_positions
-
     hardware = own.hardware
-    limits = [limit for subject in (own, dense) if (limit := max_positions(subject.eager.config)) is not None]
+    configs = [subject.eager.config for subject in (own, dense)]
+    found = (family_of(config.model_type).positions(config) for config in configs)
+    limits = [limit for limit in found if limit is not None]
     new_tokens = min([hardware.new_tokens, *(limit // 2 for limit in limits)]) if kind != "encoder" else None
     longest = min(limits) - (new_tokens or 0 if kind == "decoder" else 0) if limits else None
     subjects = (("artifact", own), ("baseline", dense))

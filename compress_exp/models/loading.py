@@ -141,8 +141,7 @@ class Model:
             return AutoTokenizer.from_pretrained(self.directory)
         from compress_exp.models.tokenizers import train_tokenizer
 
-        assert self.architecture is not None
-        return train_tokenizer(str(self.architecture["model_type"]), self.vocabulary, task.texts(), task.max_length)
+        return train_tokenizer(self.family().text, self.vocabulary, task.texts(), task.max_length)
 
     def load(self, task: Task, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
         """The pretrained model with a head for the task, new weights seeded."""
@@ -178,7 +177,7 @@ class Model:
             config = transformers.AutoConfig.for_model(
                 self.architecture["model_type"],
                 vocab_size=len(tokenizer),
-                **special_ids(tokenizer, str(self.architecture["model_type"])),
+                **self.family().special_ids(tokenizer),
                 **settings,
                 **task.config_overrides(),
             )
@@ -250,15 +249,3 @@ def _full_config(settings: dict[str, Any], directory: Path | None) -> Any:
 
 def _refused(error: Exception) -> str:
     return f"transformers refuses it ({type(error).__name__}: {' '.join(str(error).split())})"
-
-
-def special_ids(tokenizer: PreTrainedTokenizerBase, model_type: str) -> dict[str, int]:
-    """The special tokens that a configuration names, by the tokenizer's ids."""
-    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    ids["bos_token_id"] = tokenizer.bos_token_id
-    if model_type == "t5":
-        ids["decoder_start_token_id"] = tokenizer.pad_token_id
-    if model_type == "bart":
-        ids["decoder_start_token_id"] = tokenizer.eos_token_id
-        ids["forced_eos_token_id"] = tokenizer.eos_token_id
-    return {name: int(value) for name, value in ids.items() if value is not None}

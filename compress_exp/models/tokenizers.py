@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from compress_exp.models.families.base import Text
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-def train_tokenizer(model_type: str, vocabulary: int, texts: Iterator[str], max_length: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(text: Text, vocabulary: int, texts: Iterator[str], max_length: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer with the special tokens of an architecture.
 
     Args:
-        model_type: "bert" and "albert" frame texts with [CLS] and [SEP], "bart" with <s> and </s>, "t5" ends them
-            with </s>, "gpt2" adds nothing.
+        text: of its family: special tokens, and which of them frame a text.
         vocabulary: the largest number of entries.
         texts: training text; the same text gives the same tokenizer.
         max_length: tokens, stored as the tokenizer's own limit.
@@ -22,17 +23,7 @@ def train_tokenizer(model_type: str, vocabulary: int, texts: Iterator[str], max_
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    special = {
-        "gpt2": {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<pad>"},
-        "t5": {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"},
-        "bart": {
-            "bos_token": "<s>",
-            "pad_token": "<pad>",
-            "eos_token": "</s>",
-            "cls_token": "<s>",
-            "sep_token": "</s>",
-        },
-    }.get(model_type, {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"})
+    special = text.special
     names = list(dict.fromkeys(special.values()))
 
     tokenizer = Tokenizer(models.BPE())
@@ -45,18 +36,17 @@ def train_tokenizer(model_type: str, vocabulary: int, texts: Iterator[str], max_
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    if model_type == "t5":
+    if text.closes is not None:
+        last = special[text.closes]
+        first = special[text.opens] if text.opens is not None else None
+        begin = f"{first} " if first else ""
+        types = ":1" if text.opens is not None else ""
         tokenizer.post_processor = processors.TemplateProcessing(
-            single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", tokenizer.token_to_id("</s>"))]
+            single=f"{begin}$A {last}",
+            pair=f"{begin}$A {last} $B{types} {last}{types}",
+            special_tokens=[(name, tokenizer.token_to_id(name)) for name in (first, last) if name is not None],
         )
-    elif model_type != "gpt2":
-        first, last = special["cls_token"], special["sep_token"]
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{first} $A {last}",
-            pair=f"{first} $A {last} $B:1 {last}:1",
-            special_tokens=[(name, tokenizer.token_to_id(name)) for name in (first, last)],
-        )
-    inputs = ["input_ids", "attention_mask"] + (["token_type_ids"] if model_type in ("bert", "albert") else [])
+    inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if text.segments else [])]
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=max_length,

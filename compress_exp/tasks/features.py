@@ -8,24 +8,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from compress_exp.models.families.base import family_of
 from compress_exp.tasks.files import Row
 from compress_exp.tasks.formulas import Array
 
 Item = TypeVar("Item")
 
 
-def max_positions(config: Any) -> int | None:
-    """The longest input that a model's position embeddings serve; None where positions are relative."""
-    positions = getattr(config, "max_position_embeddings", None)
-    if config.model_type == "t5" or positions is None:
-        return None
-    # RoBERTa counts positions from the padding index.
-    return int(positions) - (config.pad_token_id + 1 if config.model_type == "roberta" else 0)
-
-
 def fitting_length(max_length: int, config: Any) -> int:
     """The task's length, or the model's where that is shorter."""
-    positions = max_positions(config)
+    positions = family_of(config.model_type).positions(config)
     return max_length if positions is None else min(max_length, positions)
 
 

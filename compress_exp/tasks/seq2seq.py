@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from compress_exp.config.checks import check_choice, check_number
+from compress_exp.models.families.base import family_of
 from compress_exp.tasks import formulas, text_scores
 from compress_exp.tasks.base import IGNORED, Predictions, Predictor, Task
 from compress_exp.tasks.features import fitting_length, length_batches, track
@@ -61,7 +62,7 @@ class Seq2Seq(Task):
     def features(self, split: str, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> list[Row]:
         """Token ids of the source and, as labels, of the target; models derive decoder inputs from labels."""
         rows = self.rows(split)
-        prefix = self.prefix if config.model_type == "t5" else ""
+        prefix = self.prefix if family_of(config.model_type).prefixed else ""
         sources = tokenizer(
             [prefix + row["source"] for row in rows],
             truncation=True,

@@ -48,6 +48,7 @@ def save(model_type: str, layers: int, directory: Path, change: Callable[[nn.Mod
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
     from compress_exp.formats import artifact
+    from compress_exp.models.families.base import family_of
     from compress_exp.models.tokenizers import train_tokenizer
 
     cls, sizes = {
@@ -58,7 +59,7 @@ def save(model_type: str, layers: int, directory: Path, change: Callable[[nn.Mod
         ),
         "gpt2": (AutoModelForCausalLM, {"n_embd": 32, "n_layer": layers, "n_head": 2, "n_positions": 24}),
     }[model_type]
-    tokenizer = train_tokenizer(model_type, 300, iter(["some text"]), 24)
+    tokenizer = train_tokenizer(family_of(model_type).text, 300, iter(["some text"]), 24)
     special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     torch.manual_seed(layers)
     model = cls.from_config(AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **sizes, **special))

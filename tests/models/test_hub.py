@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from compress_exp.formats.artifact import save
+from compress_exp.models.families.base import family_of
 from compress_exp.models.tokenizers import train_tokenizer
 
 CODE = """
@@ -39,7 +40,7 @@ def test_a_cached_model_is_found_by_its_hub_name_and_a_missing_one_is_told(tiny,
     refs = tmp_path / "hub" / "models--some--bert" / "refs"
     refs.mkdir()
     (refs / "main").write_text("a" * 40)
-    tokenizer = train_tokenizer("bert", 350, iter(["a text", "another text"]), 32)
+    tokenizer = train_tokenizer(family_of("bert").text, 350, iter(["a text", "another text"]), 32)
     save(tiny("bert"), tokenizer, snapshot)
     answer = ask(tmp_path, "some/bert")
     assert answer["kind"] == "encoder"

@@ -8,8 +8,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from compress_exp.config.checks import FieldError
+from compress_exp.models.families.base import family_of
 from compress_exp.models.forward import forward_logits
-from compress_exp.models.loading import special_ids
 from compress_exp.models.tokenizers import train_tokenizer
 from compress_exp.models.vocabulary import counts, shrink, smaller_tokenizer
 from tests.conftest import build_model
@@ -54,8 +54,8 @@ def unigram():
 TOKENIZERS = {
     "wordpiece": wordpiece,
     "unigram": unigram,
-    "bytes": lambda: train_tokenizer("gpt2", 400, iter(TEXTS * 5), 64),
-    "framed": lambda: train_tokenizer("bart", 400, iter(TEXTS * 5), 64),
+    "bytes": lambda: train_tokenizer(family_of("gpt2").text, 400, iter(TEXTS * 5), 64),
+    "framed": lambda: train_tokenizer(family_of("bart").text, 400, iter(TEXTS * 5), 64),
 }
 
 
@@ -95,10 +95,10 @@ def test_other_words_fall_into_smaller_pieces_and_not_into_unknown_ones(kind):
 
 @pytest.mark.parametrize("model_type", ["bert", "albert", "gpt2", "t5", "bart"])
 def test_the_outputs_on_the_corpus_stay_the_same(model_type, tmp_path):
-    tokenizer = train_tokenizer(model_type, 400, iter(TEXTS * 5), 64)
+    tokenizer = train_tokenizer(family_of(model_type).text, 400, iter(TEXTS * 5), 64)
     after = smaller(tokenizer)
     model = build_model(model_type)
-    for name, value in special_ids(tokenizer, model_type).items():
+    for name, value in family_of(model_type).special_ids(tokenizer).items():
         setattr(model.config, name, value)
     ids = [tokenizer(text)["input_ids"] for text in CORPUS]
     length = min(map(len, ids))
@@ -127,7 +127,7 @@ def test_the_outputs_on_the_corpus_stay_the_same(model_type, tmp_path):
 
 
 def test_positions_of_the_same_number_are_left_alone():
-    tokenizer = train_tokenizer("bert", 400, iter(TEXTS * 5), 64)
+    tokenizer = train_tokenizer(family_of("bert").text, 400, iter(TEXTS * 5), 64)
     from transformers import BertConfig, BertForSequenceClassification
 
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}

@@ -1,6 +1,8 @@
 """ALBERT (Lan et al. 2020, arXiv:1909.11942): one block that serves every layer."""
 
-from compress_exp.models.families.base import Family, Heads, Stack
+from dataclasses import replace
+
+from compress_exp.models.families.base import FRAMED, Family, Heads, Stack
 
 FAMILY = Family(
     kind="encoder",
@@ -24,4 +26,5 @@ FAMILY = Family(
         "ffn_output": "ffn_out",
     },
     heads=Heads(modules={"": "attention"}, count="num_attention_heads", inner="all_head_size"),
+    text=replace(FRAMED, segments=True),
 )

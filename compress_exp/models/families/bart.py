@@ -1,6 +1,6 @@
 """BART (Lewis et al. 2020, arXiv:1910.13461)."""
 
-from compress_exp.models.families.base import Family, Heads, Stack
+from compress_exp.models.families.base import Family, Heads, Stack, Text
 
 
 def _attention(layer: str, prefix: str) -> dict[str, str]:
@@ -29,4 +29,17 @@ FAMILY = Family(
     ),
     roles=_attention("self_attn", "") | _attention("encoder_attn", "cross.") | {"fc1": "ffn_in", "fc2": "ffn_out"},
     heads=Heads(modules={"": "self_attn", "cross.": "encoder_attn"}, count="num_heads"),
+    text=Text(
+        special={
+            "bos_token": "<s>",
+            "pad_token": "<pad>",
+            "eos_token": "</s>",
+            "cls_token": "<s>",
+            "sep_token": "</s>",
+        },
+        opens="cls_token",
+        closes="sep_token",
+    ),
+    starts="eos_token",
+    ends="eos_token",
 )

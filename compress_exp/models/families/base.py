@@ -1,6 +1,8 @@
 """What a family of architectures is: where its blocks, projections and embeddings are, by name.
 
-A family is a file named after the `model_type` of its configuration, holding one constant `FAMILY`.
+A family is a file named after the `model_type` of its configuration, holding one constant `FAMILY`; where the type has
+hyphens, the file has underscores and a constant `MODEL_TYPE`. All that depends on the architecture stands there: nothing
+outside this directory compares a `model_type`.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import importlib
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -15,9 +18,31 @@ from torch import nn
 from compress_exp.config.checks import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-SUPPORTED = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """How a tokenizer that is trained here frames texts.
+
+    Attributes:
+        special: its special tokens by the names that transformers has for them.
+        opens: the name of the token before a text; None for none.
+        closes: the name of the token after a text, and between two; None for none.
+        segments: whether the model is told which of two texts a token is of.
+    """
+
+    special: dict[str, str]
+    opens: str | None = None
+    closes: str | None = None
+    segments: bool = False
+
+
+FRAMED = Text(
+    special={"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"},
+    opens="cls_token",
+    closes="sep_token",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +96,12 @@ class Family:
         stacks: its stacks of blocks.
         roles: a module's name within its block -> the role that it plays.
         heads: where its attention heads are.
+        text: how its tokenizer frames texts.
+        starts: the tokenizer's token that its decoder starts with; None where the checkpoint or nobody says.
+        ends: the token that generation is made to end with at its longest; None for none.
+        relative: its positions are relative, so that inputs may have any length.
+        after_padding: its positions are counted from the padding index on (RoBERTa).
+        prefixed: the sources of a generating task begin with the task's prefix (T5).
     """
 
     kind: str
@@ -78,6 +109,26 @@ class Family:
     stacks: tuple[Stack, ...]
     roles: dict[str, str]
     heads: Heads
+    text: Text = FRAMED
+    starts: str | None = None
+    ends: str | None = None
+    relative: bool = False
+    after_padding: bool = False
+    prefixed: bool = False
+
+    def positions(self, config: Any) -> int | None:
+        """The longest input that a model's position embeddings serve; None where any length is."""
+        found = None if self.relative else getattr(config, "max_position_embeddings", None)
+        return None if found is None else int(found) - (config.pad_token_id + 1 if self.after_padding else 0)
+
+    def special_ids(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+        """The special tokens that a configuration names, by the tokenizer's ids."""
+        ids = {f"{name}_id": getattr(tokenizer, f"{name}_id") for name in ("pad_token", "eos_token", "bos_token")}
+        if self.starts is not None:
+            ids["decoder_start_token_id"] = getattr(tokenizer, f"{self.starts}_id")
+        if self.ends is not None:
+            ids["forced_eos_token_id"] = getattr(tokenizer, f"{self.ends}_id")
+        return {name: int(value) for name, value in ids.items() if value is not None}
 
     def stack_of(self, name: str) -> Stack | None:
         """The stack in whose blocks the named module lies."""
@@ -116,21 +167,23 @@ def output_axis(module: nn.Module) -> int:
     return 1 if is_conv1d(module) else 0
 
 
+def model_types() -> list[str]:
+    """The types that there are families of, as transformers spells them."""
+    files = [file.stem for file in Path(__file__).parent.glob("*.py") if file.stem not in ("__init__", "base")]
+    return sorted(getattr(importlib.import_module(f"{__package__}.{name}"), "MODEL_TYPE", name) for name in files)
+
+
 def family_of(model_type: str, key: str = "model") -> Family:
     """The family of a transformers `model_type`.
 
     Raises:
         UserError: no file of that name in `compress_exp/models/families`.
     """
-    if not re.fullmatch(r"[a-z0-9_]+", model_type) or model_type == "base":
-        raise UserError(f"{key}: {model_type!r} is no model type; allowed: {', '.join(SUPPORTED)}")
-    try:
-        module = importlib.import_module(f"compress_exp.models.families.{model_type}")
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{key}: models of type {model_type!r} are not supported; allowed: {', '.join(SUPPORTED)}"
-        ) from error
-    family: Family = module.FAMILY
+    name = model_type.replace("-", "_")
+    if not re.fullmatch(r"[a-z0-9_]+", name) or not (Path(__file__).parent / f"{name}.py").is_file() or name == "base":
+        allowed = ", ".join(model_types())
+        raise UserError(f"{key}: models of type {model_type!r} are not supported; allowed: {allowed}")
+    family: Family = importlib.import_module(f"{__package__}.{name}").FAMILY
     return family
 
 

@@ -1,6 +1,8 @@
 """BERT (Devlin et al. 2019, arXiv:1810.04805)."""
 
-from compress_exp.models.families.base import Family, Heads, Stack
+from dataclasses import replace
+
+from compress_exp.models.families.base import FRAMED, Family, Heads, Stack
 
 FAMILY = Family(
     kind="encoder",
@@ -23,4 +25,5 @@ FAMILY = Family(
         "output.dense": "ffn_out",
     },
     heads=Heads(modules={"": "attention.self"}, count="num_attention_heads", inner="all_head_size"),
+    text=replace(FRAMED, segments=True),
 )

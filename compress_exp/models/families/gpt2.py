@@ -1,6 +1,6 @@
 """GPT-2 (Radford et al. 2019): its projections are Conv1D modules, whose weight is in × out."""
 
-from compress_exp.models.families.base import Family, Heads, Stack
+from compress_exp.models.families.base import Family, Heads, Stack, Text
 
 FAMILY = Family(
     kind="decoder",
@@ -13,4 +13,5 @@ FAMILY = Family(
         "mlp.c_proj": "ffn_out",
     },
     heads=Heads(modules={"": "attn"}, count="num_heads", inner="split_size"),
+    text=Text(special={"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<pad>"}),
 )

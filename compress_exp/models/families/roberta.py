@@ -1,5 +1,8 @@
-"""RoBERTa (Liu et al. 2019, arXiv:1907.11692): BERT's blocks under another name."""
+"""RoBERTa (Liu et al. 2019, arXiv:1907.11692): BERT's blocks, positions that begin after the padding index."""
 
-from compress_exp.models.families.bert import FAMILY
+from dataclasses import replace
 
-__all__ = ["FAMILY"]
+from compress_exp.models.families import bert
+from compress_exp.models.families.base import FRAMED
+
+FAMILY = replace(bert.FAMILY, text=FRAMED, after_padding=True)

@@ -1,6 +1,6 @@
 """T5 (Raffel et al. 2020, arXiv:1910.10683), v1.0 and v1.1 (gated feed-forward)."""
 
-from compress_exp.models.families.base import Family, Heads, Stack
+from compress_exp.models.families.base import Family, Heads, Stack, Text
 
 
 def _attention(layer: str, prefix: str) -> dict[str, str]:
@@ -37,4 +37,8 @@ FAMILY = Family(
         own_width="d_kv",
         shared_bias=True,
     ),
+    text=Text(special={"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}, closes="eos_token"),
+    starts="pad_token",
+    relative=True,
+    prefixed=True,
 )

@@ -9,6 +9,7 @@ import transformers
 from compress_exp.config.checks import UserError
 from compress_exp.experiment.build import apply_stage
 from compress_exp.formats.artifact import save
+from compress_exp.models.families.base import family_of
 from compress_exp.models.tokenizers import train_tokenizer
 from tests.experiments import planned
 
@@ -57,7 +58,9 @@ def test_both_ways_are_one_artifact_and_content_decides(tokenizer, data, tmp_pat
 
 
 def test_another_vocabulary_is_refused(base, data, tmp_path):
-    other = checkpoint(tmp_path / "other", train_tokenizer("bert", 300, iter(["quite another text"] * 9), 32))
+    other = checkpoint(
+        tmp_path / "other", train_tokenizer(family_of("bert").text, 300, iter(["quite another text"] * 9), 32)
+    )
     plan = planned("bert", data, "method=distill", f"method.distill.student={other}")
     with pytest.raises(UserError, match="another vocabulary"):
         apply_stage(plan, 0, base, base, tmp_path)
