@@ -23,8 +23,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
-from compress_exp.cli.main import Loader
 from compress_exp.config.checks import UserError
+from compress_exp.config.compose import Loader
 from compress_exp.config.schema import CONF
 
 CONFIG = """
