@@ -44,8 +44,8 @@ class Blueprint:
 
     def absent(self) -> set[str]:
         """The tensors that tied modules do not store."""
-        parts = {name: kinds()[self.modules[name][0]].shared for name in self.tied if name in self.modules}
-        return {f"{name}.{part}" for name, shared in parts.items() for part in shared}
+        known = {name: kinds().get(self.modules[name][0]) for name in self.tied if name in self.modules}
+        return {f"{name}.{part}" for name, kind in known.items() if kind is not None for part in kind.shared}
 
     def renamed(self, source: Callable[[str], str], names: Iterator[str]) -> Blueprint:
         """The same for a copy in which modules have other names.

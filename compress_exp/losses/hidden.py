@@ -62,10 +62,11 @@ class SameStates(Criterion):
         for stack, own in student["hidden"].items():
             other, valid = teacher["hidden"][stack], student["valid"][stack]
             pairs = layer_map(len(own) - 1, len(other) - 1)
-            for m, n in pairs if self.layers == "all" else pairs[-1:]:
+            pairs = pairs if self.layers == "all" else pairs[-1:]
+            for m, n in pairs:
                 states = self.projections[stack](own[m]) if stack in self.projections else own[m]
                 total = total + hidden_loss(states, other[n], valid)
-                count += int(valid.sum())
+            count += len(pairs) * int(valid.sum())
         return {"states": Term(total, count)}
 
 
