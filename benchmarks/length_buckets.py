@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from torch.optim import AdamW
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
+from compress_exp.models.families.base import family_of
 from compress_exp.models.tokenizers import train_tokenizer
 from compress_exp.tasks.embedded.reviews import rows
 from compress_exp.training.data import epoch_order
@@ -67,7 +68,7 @@ def encode(texts: list[str], model: Path | None) -> list[list[int]]:
     if model is not None:
         tokenizer = AutoTokenizer.from_pretrained(model)
         return tokenizer(texts, truncation=True, max_length=LONGEST)["input_ids"]
-    trained: Tokenizer = train_tokenizer("bert", 8000, iter(texts), LONGEST).backend_tokenizer
+    trained: Tokenizer = train_tokenizer(family_of("bert").text, 8000, iter(texts), LONGEST).backend_tokenizer
     return [encoding.ids[:LONGEST] for encoding in trained.encode_batch(texts)]
 
 
