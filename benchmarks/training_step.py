@@ -27,12 +27,12 @@ from compress_exp.config.train import TrainConfig
 from compress_exp.losses.task import TaskLoss
 from compress_exp.methods.parametrized import take
 from compress_exp.methods.prune.magnitude import MagnitudePruning
+from compress_exp.methods.rate import rate_factor
 from compress_exp.methods.select import targets
 from compress_exp.models.families.base import family_of
 from compress_exp.tasks.classification import Classification
 from compress_exp.training.data import Batches
 from compress_exp.training.module import CompressionModule
-from compress_exp.training.rate import rate_factor
 from compress_exp.training.trainer import fit
 
 STEPS, ROWS = 8, 16

@@ -1,4 +1,4 @@
-"""The configuration: root schema, checks that answer in one sentence, and the one way to build an object from it.
+"""The one way to build an object from the configuration, checking names, types and ranges.
 
 Nothing here imports torch or transformers: configuration errors must answer within a second.
 """

@@ -51,25 +51,24 @@ class Loader(ConfigLoaderImpl):
     ) -> DictConfig:
         parsed = parse(overrides, self)
         if run_mode is not RunMode.MULTIRUN:
-            return self._compose(config_name, parsed, overrides, run_mode, from_shell, validate)
+            return self._compose(config_name, parsed, parsed, run_mode, from_shell, validate)
         swept = {item.input_line for item in parsed if item.is_discrete_sweep() and not item.is_hydra_override()}
         above = [item for item in parsed if not _below(item, [other for other in parsed if other.is_sweep_override()])]
         first = [values(item, self)[0] if item.input_line in swept else str(item.input_line) for item in above]
-        return self._compose(config_name, parse(first, self), overrides, run_mode, from_shell, validate)
+        return self._compose(config_name, parse(first, self), parsed, run_mode, from_shell, validate)
 
     def _compose(
         self,
         config_name: str | None,
         chosen: list[Override],
-        written: list[str],
+        written: list[Override],
         run_mode: RunMode,
         from_shell: bool,
         validate: bool,
     ) -> DictConfig:
         """Compose what was chosen, and note what was written."""
         config = super().load_configuration(config_name, apart(chosen), run_mode, from_shell, validate)
-        told = parse(written, self)
-        config.hydra.overrides.task = [item.input_line for item in told if not item.is_hydra_override()]
+        config.hydra.overrides.task = [item.input_line for item in written if not item.is_hydra_override()]
         return config
 
 

@@ -55,8 +55,8 @@ def size(artifact: Path, model: nn.Module, baseline: Path, deployed: int, baseli
         deployed: bytes of the files that the runtime loads.
         baseline_deployed: the same of the dense model.
     """
-    parameters = sum(tensor.numel() for tensor in weights(model))
-    nonzero = sum(int(tensor.count_nonzero()) for tensor in weights(model))
+    counts = [(tensor.numel(), int(tensor.count_nonzero())) for tensor in weights(model)]
+    parameters, nonzero = map(sum, zip(*counts, strict=True))
     own, dense = bytes_of(artifact, WEIGHTS), bytes_of(baseline, WEIGHTS)
     return {
         "artifact_bytes": own,

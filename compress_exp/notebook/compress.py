@@ -36,7 +36,7 @@ class Compressed:
         path: the directory of the artifact, with its tokenizer.
         baseline: that of the dense model that it is compared with.
         overrides: the arguments of the command line that finds the same artifact.
-        record: what was measured of it, None where nothing was: see "record.json" in the README.
+        record: what was measured of it, None where nothing was: see `docs/results.md`.
     """
 
     path: Path
@@ -79,7 +79,7 @@ def compress(
         store = Store(make_outputs(config.outputs) / "artifacts", config.lease_seconds)
         config.since = config.since or time.time()  # the process that `force` looks at is older than the call
         with undisturbed():
-            config.until = len(planned.stages)
+            config.until = len(planned.stages)  # a record alone does not bring back an artifact that was removed
             run(config, arguments)
             config.until = None
             if measure:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress_exp.config.secrecy import clean as clean
 from compress_exp.tracking.base import Json, Tracking
 
 

@@ -20,9 +20,9 @@ from compress_exp.losses.base import Loss, Term
 from compress_exp.losses.criteria import Criteria, means
 from compress_exp.methods.base import Method
 from compress_exp.methods.course import Course
+from compress_exp.methods.rate import rate_factor
 from compress_exp.models.forward import forward_outputs
 from compress_exp.parallel import ranks, seeds
-from compress_exp.training.rate import rate_factor
 from compress_exp.training.rewinding import Rewinding
 
 if TYPE_CHECKING:

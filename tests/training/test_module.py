@@ -10,10 +10,10 @@ from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.prune.once_for_all import OnceForAll
 from compress_exp.methods.quant.fake import FakeQuantInput
 from compress_exp.methods.quant.int8 import Int8
+from compress_exp.methods.rate import rate_factor
 from compress_exp.parallel.seeds import derived
 from compress_exp.training.flows import DistillationModule, PruneFinetuneModule, QATModule
 from compress_exp.training.module import CompressionModule
-from compress_exp.training.rate import rate_factor
 
 
 def test_the_rate_rises_and_falls_linearly():

@@ -21,8 +21,8 @@ from compress_exp.layers.weights import original
 from compress_exp.methods.base import Context
 from compress_exp.methods.parametrized import Mask, owned
 from compress_exp.methods.prune.common.penalty import PenaltyPruning
+from compress_exp.methods.rate import reach
 from compress_exp.methods.select import Target
-from compress_exp.training.rate import reach
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

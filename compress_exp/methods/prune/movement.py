@@ -27,9 +27,9 @@ from compress_exp.methods.base import Context, Method
 from compress_exp.methods.parametrized import Mask, attach, owned
 from compress_exp.methods.prune.common.base import Pruning, target_sparsity
 from compress_exp.methods.prune.common.ranking import ranked_groups
+from compress_exp.methods.rate import reach
 from compress_exp.methods.select import targets
 from compress_exp.models.families.base import is_conv1d
-from compress_exp.training.rate import reach
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

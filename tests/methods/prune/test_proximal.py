@@ -13,7 +13,7 @@ from compress_exp.layers.surgery import pruned_modules
 from compress_exp.methods.parametrized import bake, mark_masked, owned
 from compress_exp.methods.prune.group_lasso import GroupLassoPruning, group_soft_threshold
 from compress_exp.methods.prune.l1 import L1Pruning, Proximal, choose_strength, soft_threshold
-from compress_exp.training.rate import rate_factor
+from compress_exp.methods.rate import rate_factor
 
 
 def objective(w, v, amount, axis):
