@@ -19,7 +19,9 @@ def modules(package: Path) -> dict[str, Path]:
 def imported(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
     """The modules of the package that running a file imports, sooner or later."""
     tree = ast.parse(path.read_text())
-    annotations = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node)]
+    annotations = [
+        node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    ]
     unused = {id(inner) for node in annotations for part in node.body for inner in ast.walk(part)}
     for node in ast.walk(tree):
         if id(node) in unused:

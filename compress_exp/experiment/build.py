@@ -17,6 +17,7 @@ from compress_exp.config.checks import FieldError, UserError
 from compress_exp.config.train import TrainConfig
 from compress_exp.experiment.plan import Plan
 from compress_exp.experiment.record import sources
+from compress_exp.experiment.teacher import load_teacher
 from compress_exp.losses.task import TaskLoss
 from compress_exp.methods.base import Context
 from compress_exp.models.families.base import family_of
@@ -167,28 +168,6 @@ def _rank_job(
     """What a further process of a training is told (see `compress_exp.experiment.rank`)."""
     places = {"directory": str(directory), "parent_artifact": str(parent), "baseline": str(baseline)}
     return {"config": plain(plan.config), "stage": stage, **places}
-
-
-def load_teacher(plan: Plan, baseline: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """The baseline, or the artifact that `teacher` names if it reads and says what the student does.
-
-    A teacher of more tokens than the student's is cut to them, so that both read the same ids.
-    """
-    from transformers import AutoTokenizer
-
-    from compress_exp.formats.artifact import load
-    from compress_exp.models.vocabulary import shrink
-
-    place = baseline if plan.teacher == "baseline" else Path(plan.teacher)
-    teacher, own = load(place), AutoTokenizer.from_pretrained(place)
-    same = own.get_vocab() == tokenizer.get_vocab()
-    if not same and set(tokenizer.get_vocab()) < set(own.get_vocab()):
-        shrink(teacher, own, tokenizer)
-        same = True
-    classes = "num_labels" if plan.task.kind == "classification" else "vocab_size"
-    if not same or getattr(teacher.config, classes) != getattr(model.config, classes):
-        raise UserError(f"teacher: {plan.teacher!r} has another vocabulary or other classes than the student")
-    return teacher
 
 
 def use_threads(budget: TrainConfig) -> None:

@@ -232,9 +232,8 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
 def test_a_directory_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("another user is needed, and only root can become one")
-    code = (
-        "import os, sys; from compress_exp.clean.__main__ import main; os.setuid(12345); sys.exit(main(sys.argv[1:]))"  # noqa: E501
-    )
+    code = "import os, sys; from compress_exp.clean.__main__ import main; "
+    code += "os.setuid(12345); sys.exit(main(sys.argv[1:]))"
     tmp_path.chmod(0o700)
     command = [sys.executable, "-c", code, str(tmp_path), "--yes"]
     done = subprocess.run(command, capture_output=True, text=True)
