@@ -28,7 +28,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from compress_exp.config.train import TrainConfig
 from compress_exp.measurement.cpu import cpu_flags
 from compress_exp.measurement.latency import in_turns
-from compress_exp.methods.base import Context
+from compress_exp.methods.context import Context, Work
 from compress_exp.methods.quant.int8 import Int8
 from compress_exp.models.families.base import family_of
 from compress_exp.runtimes import openvino
@@ -96,17 +96,11 @@ def int8(model: BertForSequenceClassification) -> Any:
         task=None,  # type: ignore[arg-type]
         tokenizer=None,  # type: ignore[arg-type]
         parent_tokenizer=None,  # type: ignore[arg-type]
-        seed=0,
-        device=torch.device("cpu"),
-        steps=0,
-        baseline=lambda: model,
-        pretrained=lambda: model,
         calibration=lambda count: batches[:count],
-        directory=Path("/nonexistent"),
     )
     budget = TrainConfig(epochs=1, learning_rate=1e-5, batch_size=1, max_steps=0)
     method = Int8(name="quant", train=budget)
-    return method.convert(method.prepare(model, context)).eval()
+    return method.convert(Work(method.prepare(model, context), context)).eval()
 
 
 def built(model: BertForSequenceClassification, directory: Path, threads: int) -> dict[str, Any]:

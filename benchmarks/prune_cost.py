@@ -21,7 +21,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from compress_exp.config.train import TrainConfig
-from compress_exp.methods.base import Context
+from compress_exp.methods.context import Context
 from compress_exp.methods.parametrized import Mask
 from compress_exp.methods.prune.common.calibrated import CalibratedPruning
 from compress_exp.methods.prune.sparsegpt import SparseGPTPruning
@@ -70,20 +70,14 @@ def measured(name: str, layers: int, sizes: dict[str, int]) -> dict[str, float]:
         task=None,  # type: ignore[arg-type]
         tokenizer=None,  # type: ignore[arg-type]
         parent_tokenizer=None,  # type: ignore[arg-type]
-        seed=0,
-        device=torch.device("cpu"),
-        steps=0,
-        baseline=lambda: model,
-        pretrained=lambda: model,
         calibration=lambda count: batches[:count],
-        directory=Path("/nonexistent"),
     )
     budget = TrainConfig(epochs=1, learning_rate=1e-5, batch_size=ROWS, max_steps=0)
     method = METHODS[name](name=f"prune/{name}", train=budget, sparsity=0.5)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = memory("VmRSS")
     started, cpu = time.perf_counter(), time.process_time()
-    method.prepare(model, context)
+    method.fit(model, context)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
     masks = sum(module.mask.numel() for module in model.modules() if isinstance(module, Mask)) / 1e6
     weights = sum(parameter.numel() * 4 for parameter in model.parameters()) / 1e6

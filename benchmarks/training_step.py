@@ -25,6 +25,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from compress_exp.config.train import TrainConfig
 from compress_exp.losses.task import TaskLoss
+from compress_exp.methods.context import Context, Work
 from compress_exp.methods.parametrized import take
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.rate import rate_factor
@@ -103,7 +104,7 @@ def cut(model: BertForSequenceClassification, method: MagnitudePruning) -> Momen
     """What pruning to half takes."""
     started = Moment.now()
     with torch.no_grad():
-        method.step(model, 1.0)
+        method.step(Work(model, Context(family_of("bert"), None, None, None)))  # type: ignore[arg-type]
     return Moment.now().since(started)
 
 
@@ -150,7 +151,8 @@ def module_loop(
     )
     rows = [{"input_ids": row.tolist()} for row in batch["input_ids"]] * STEPS
     batches = Batches(rows, lambda _: dict(batch), ROWS, 0, True, STEPS)
-    module = Timed(model, task, {"task": TaskLoss()}, () if method is None else (method,), budget, STEPS, 0)
+    context = Context(family_of("bert"), task, None, None, steps=STEPS)  # type: ignore[arg-type]
+    module = Timed(model, context, {"task": TaskLoss()}, () if method is None else (method,), budget)
     with tempfile.TemporaryDirectory() as directory:
         fit(module, batches, budget, Path(directory), "benchmark")
     ends: list[Moment] = module.__dict__["ends"]

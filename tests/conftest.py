@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from torch import Tensor
 from compress_exp.config.train import TrainConfig
 from compress_exp.experiment.build import build_baseline
 from compress_exp.experiment.plan import Plan
-from compress_exp.methods.base import Context, Facts
+from compress_exp.methods.base import Facts
+from compress_exp.methods.context import Context
 from compress_exp.models.families.base import family_of, layer_counts
 from compress_exp.outputs.store import Store
 from tests.experiments import write_data
+from tests.moments import bare_context
 from tests.tracking.wandb_server import WANDB_KEY, Wandb, serve
 
 ENCODER = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
@@ -91,23 +94,14 @@ def batch() -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def context(batch: dict[str, Tensor], tmp_path: Path) -> Callable[[str], Context]:
+def context(batch: dict[str, Tensor]) -> Callable[[str], Context]:
     """`context("bert")`: what a method may use, with two calibration batches."""
 
     def make(model_type: str) -> Context:
-        return Context(
-            family=family_of(model_type),
-            task=None,  # type: ignore[arg-type]
-            tokenizer=None,  # type: ignore[arg-type]
-            parent_tokenizer=None,  # type: ignore[arg-type]
-            seed=0,
-            device=torch.device("cpu"),
-            steps=3,
-            baseline=lambda: build_model(model_type),
-            pretrained=lambda: build_model(model_type),
-            calibration=lambda count: [batch] * min(count, 2),
-            directory=tmp_path,
-        )
+        def dense() -> Any:
+            return build_model(model_type)
+
+        return replace(bare_context(model_type, [batch] * 2), baseline=dense, pretrained=dense)
 
     return make
 

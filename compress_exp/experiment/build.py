@@ -16,10 +16,12 @@ from compress_exp.config.build import plain
 from compress_exp.config.checks import FieldError, UserError
 from compress_exp.config.train import TrainConfig
 from compress_exp.experiment.plan import Plan
+from compress_exp.experiment.prepare import prepare, told_at
 from compress_exp.experiment.record import sources
+from compress_exp.experiment.stages import Stage
 from compress_exp.experiment.teacher import load_teacher
 from compress_exp.losses.task import TaskLoss
-from compress_exp.methods.base import Context
+from compress_exp.methods.context import Context, Work
 from compress_exp.models.families.base import family_of
 from compress_exp.outputs.progress import Beat, Progress, unheard
 from compress_exp.outputs.store import STATE, Store
@@ -38,7 +40,7 @@ class Built:
     """A model ready to be written, with what its training left: curves, steps, seconds."""
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    context: Context
     history: list[dict[str, float]]
     steps: int
     seconds: float
@@ -61,13 +63,13 @@ def train_baseline(plan: Plan, directory: Path, beat: Beat = unheard) -> Built:
     use_threads(plan.train)
     tokenizer = plan.model.tokenizer(plan.task)
     model = plan.model.load(plan.task, tokenizer, plan.seed)
+    features = [] if plan.model.finetuned else plan.task.features("train", tokenizer, model.config)
+    steps = 0 if plan.model.finetuned else steps_of(plan.train, len(features))
+    context = make_context(plan, model.config.model_type, tokenizer, tokenizer, features, steps, None)
     if plan.model.finetuned:
-        return Built(model.eval(), tokenizer, [], 0, 0.0)
-    features = plan.task.features("train", tokenizer, model.config)
-    module = CompressionModule(
-        model, plan.task, {"task": TaskLoss()}, (), plan.train, steps_of(plan.train, len(features)), plan.seed, None
-    )
-    return train(plan, module, tokenizer, features, directory, "baseline", beat)
+        return Built(model.eval(), context, [], 0, 0.0)
+    module = CompressionModule(model, context, {"task": TaskLoss()}, (), plan.train)
+    return train(module, features, directory, "baseline", beat)
 
 
 def run_stage(
@@ -79,87 +81,103 @@ def run_stage(
 
 def apply_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory: Path, beat: Beat = unheard) -> Built:
     """Prepare, train if anything trains, convert; nothing is parametrized any more when it comes back."""
-    from compress_exp.methods.parametrized import bake, mark_masked
     from compress_exp.parallel.team import team
 
     stage = plan.stages[index]
     devices = stage.train.devices if stage.trains else 1
     with team(devices, lambda: _rank_job(plan, index, directory, parent, baseline)):
         built = train_stage(plan, index, parent, baseline, directory, beat)
+    model = convert(stage, built)
+    check_weights(model, stage.label)
+    return replace(built, model=model)
+
+
+def convert(stage: Stage, built: Built) -> PreTrainedModel:
+    """What the members of a stage make of the trained model, on the CPU; nothing of it is parametrized any more."""
+    from compress_exp.methods.parametrized import bake, mark_masked
+
     model = built.model.cpu().eval()
     for method in stage.methods:
         mark_masked(model)
-        model = method.convert(model)
+        model = method.convert(Work(model, built.context, step=built.steps))
     mark_masked(model)
     bake(model)
-    check_weights(model, stage.label)
-    return replace(built, model=model)
+    return model
 
 
 def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory: Path, beat: Beat = unheard) -> Built:
     """What every rank does for a stage: prepare, and train if anything trains."""
     import torch
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     from compress_exp.formats.artifact import load
-    from compress_exp.methods.parametrized import lock
-    from compress_exp.parallel.ranks import own_rows
-    from compress_exp.training.data import calibration_batches
     from compress_exp.training.module import CompressionModule
 
     stage = plan.stages[index]
     use_threads(stage.train)
-    torch.manual_seed(plan.seed)
     before: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(parent)
-    tokenizer = before
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load(parent).to(device)  # type: ignore[arg-type]
-    features = plan.task.features("train", before, model.config)
+    tokenizer, config = before, AutoConfig.from_pretrained(parent)
+    features = plan.task.features("train", before, config)
     for key, method in zip(stage.keys, stage.methods, strict=True):
-        try:
+        with told_at(f"method.{key}"):
             tokenizer = method.retokenize(tokenizer, features)
-        except FieldError as error:
-            raise error.at(f"method.{key}") from error
     if tokenizer is not before:
-        features = plan.task.features("train", tokenizer, model.config)
+        features = plan.task.features("train", tokenizer, config)
     steps = steps_of(stage.train, len(features)) if stage.trains else 0
+    context = make_context(plan, config.model_type, tokenizer, before, features, steps, baseline)
+    (directory / STATE).mkdir(exist_ok=True)
+    model = prepare(stage, context, lambda: load(parent).to(context.device), directory / STATE)  # type: ignore[arg-type]
+    context = replace(context, family=family_of(model.config.model_type))
+    if not stage.trains:
+        work = Work(model, context)
+        with torch.no_grad():
+            for key, method in zip(stage.keys, stage.methods, strict=True):
+                with told_at(f"method.{key}"):
+                    method.step(work)
+                    method.finish(work)
+        return Built(model, context, [], 0, 0.0)
+    teacher = load_teacher(plan, baseline, model, tokenizer) if stage.uses_teacher else None
+    module = CompressionModule(model, context, stage.losses, stage.methods, stage.train, teacher)
+    return train(module, features, directory, stage.label, beat)
+
+
+def make_context(
+    plan: Plan,
+    model_type: str,
+    tokenizer: PreTrainedTokenizerBase,
+    parent_tokenizer: PreTrainedTokenizerBase,
+    features: list[dict[str, Any]],
+    steps: int,
+    baseline: Path | None,
+) -> Context:
+    """What the methods of a stage may use; the dense model stands for itself where it is being built."""
+    import torch
+
+    from compress_exp.formats.artifact import load
+    from compress_exp.parallel.ranks import own_rows
+    from compress_exp.training.data import calibration_batches
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def pretrained() -> PreTrainedModel:
+        return plan.model.load(plan.task, tokenizer, plan.seed)
 
     def calibration(count: int) -> list[dict[str, torch.Tensor]]:
         batches = calibration_batches(features, lambda rows: plan.task.collate(rows, tokenizer), plan.seed, count)
         return [{name: tensor.to(device) for name, tensor in own_rows(batch).items()} for batch in batches]
 
-    context = Context(
-        family=family_of(model.config.model_type),
+    return Context(
+        family=family_of(model_type),
         task=plan.task,
         tokenizer=tokenizer,
-        parent_tokenizer=before,
+        parent_tokenizer=parent_tokenizer,
         seed=plan.seed,
         device=device,
         steps=steps,
-        baseline=lambda: load(baseline),
-        pretrained=lambda: plan.model.load(plan.task, tokenizer, plan.seed),
+        baseline=pretrained if baseline is None else lambda: load(baseline),
+        pretrained=pretrained,
         calibration=calibration,
-        directory=directory / STATE,
     )
-    for key, method in zip(stage.keys, stage.methods, strict=True):
-        lock(model)
-        try:
-            model = method.prepare(model, context)
-        except FieldError as error:
-            raise error.at(f"method.{key}") from error
-    lock(model)
-    if not stage.trains:
-        with torch.no_grad():
-            for key, method in zip(stage.keys, stage.methods, strict=True):
-                try:
-                    method.step(model, 1.0)
-                    method.finish(model)
-                except FieldError as error:
-                    raise error.at(f"method.{key}") from error
-        return Built(model, tokenizer, [], 0, 0.0)
-    teacher = load_teacher(plan, baseline, model, tokenizer) if stage.uses_teacher else None
-    module = CompressionModule(model, plan.task, stage.losses, stage.methods, stage.train, steps, plan.seed, teacher)
-    return train(plan, module, tokenizer, features, directory, stage.label, beat)
 
 
 def _rank_job(
@@ -189,15 +207,7 @@ def steps_of(budget: TrainConfig, rows: int) -> int:
     return max(1, math.ceil(budget.epochs * steps_per_epoch(rows, budget.batch_size)))
 
 
-def train(
-    plan: Plan,
-    module: CompressionModule,
-    tokenizer: PreTrainedTokenizerBase,
-    features: list[dict[str, Any]],
-    directory: Path,
-    label: str,
-    beat: Beat,
-) -> Built:
+def train(module: CompressionModule, features: list[dict[str, Any]], directory: Path, label: str, beat: Beat) -> Built:
     """Train to the end, from the checkpoint in the directory's state if a killed run left one.
 
     Raises:
@@ -207,12 +217,12 @@ def train(
     from compress_exp.training.data import Batches
     from compress_exp.training.trainer import fit
 
-    budget = module.budget
+    budget, context = module.budget, module.context
     batches = Batches(
         features,
-        lambda rows: own_rows(plan.task.collate(rows, tokenizer)),
+        lambda rows: own_rows(context.task.collate(rows, context.tokenizer)),
         budget.batch_size,
-        plan.seed,
+        context.seed,
         budget.buckets,
         module.total_steps,
     )
@@ -222,7 +232,7 @@ def train(
         module.finish()
     except FieldError as error:
         raise error.at(label) from error
-    return Built(module.model, tokenizer, module.history, module.total_steps, seconds)
+    return Built(module.model, context, module.history, module.total_steps, seconds)
 
 
 def check_weights(model: PreTrainedModel, label: str) -> None:
@@ -243,7 +253,7 @@ def publish(built: Built, directory: Path) -> dict[str, Any]:
     from compress_exp.outputs.history import write_history
 
     write_history(built.history, directory / "history.csv")
-    save(built.model, built.tokenizer, directory)
+    save(built.model, built.context.tokenizer, directory)
     versions = {name: version(name) for name in ("torch", "transformers", "lightning")}
     return {
         "steps": built.steps,

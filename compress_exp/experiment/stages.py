@@ -19,7 +19,7 @@ class Stage:
 
     Attributes:
         keys: the methods' own in the configuration.
-        methods: in the order in which they are applied.
+        methods: in the order in which they are applied: first what replaces the model, last what packs weights.
         losses: what training minimises, by name; they add up.
         train: the budget.
     """
@@ -77,25 +77,30 @@ def _groups(stages: Any, keys: list[str]) -> list[list[str]]:
     return [list(group) for group in stages]
 
 
-def _stage(members: list[tuple[str, Method]], train: TrainConfig, losses: Mapping[str, Loss]) -> Stage:
+def _stage(written: list[tuple[str, Method]], train: TrainConfig, losses: Mapping[str, Loss]) -> Stage:
+    # What happens at once has no order but this one, so that it has one key however it was written.
+    members = sorted(written, key=lambda member: (not member[1].replaces_model, member[1].packs))
     keys, methods = tuple(key for key, _ in members), tuple(method for _, method in members)
     own = [method.loss for method in methods if method.loss is not None]
     if len(members) == 1:
         return Stage(keys, methods, own[0] if own else losses, methods[0].train)
     names = ", ".join(key for key, _ in members)
+    if sum(method.replaces_model for method in methods) > 1:
+        raise UserError(
+            f"stages: one method at once may replace the model, and {names} has more; give one its own stage"
+        )
+    trains = any(method.trains for method in methods)
     for key, method in members:
-        if train.trains and not method.trains:
+        if trains and method.packs and not method.trains:
             raise UserError(
-                f"stages: {key} does not train, and methods at once ({names}) train together; set "
+                f"stages: {key} packs weights without training, and others at once ({names}) train; set "
                 f"method.{key}.train.max_steps=null, or give it a stage of its own"
             )
-        if method.train.identity() != train.identity():
+        if method.trains and method.train.identity() != train.identity():
             raise UserError(
                 f"stages: {key} has a budget of its own, and methods at once ({names}) share the root's; "
                 f"leave method.{key}.train as it is and take a variant that trains, or give it a stage of its own"
             )
-        if method.replaces_model and method is not methods[0]:
-            raise UserError(f"stages: {key} replaces the model; put it first among those at once ({names})")
     families = [method.family for method in methods]
     if len(set(families)) < len(families):
         raise UserError(f"stages: one method of a family at once, and {names} has two; give one a stage of its own")
@@ -103,4 +108,4 @@ def _stage(members: list[tuple[str, Method]], train: TrainConfig, losses: Mappin
         raise UserError(f"stages: one method at once may train in rounds, and {names} has more")
     if len({str({name: loss.identity() for name, loss in item.items()}) for item in own}) > 1:
         raise UserError(f"stages: {names} bring losses of their own, and methods at once share one; set one to task")
-    return Stage(keys, methods, own[0] if own else losses, train)
+    return Stage(keys, methods, own[0] if own else losses, train if trains else methods[0].train)

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from compress_exp.config.checks import FieldError, check_number, nearest
-from compress_exp.config.identity import later, origin, settings
+from compress_exp.config.checks import FieldError, nearest
+from compress_exp.config.identity import origin, settings
 from compress_exp.config.train import TrainConfig
 from compress_exp.losses.base import Loss
+from compress_exp.methods.context import Context, Work
 from compress_exp.methods.course import Course
+from compress_exp.methods.parametrized import copied
+from compress_exp.methods.prepared import Prepared
 from compress_exp.methods.select import OUTSIDE_BLOCKS, Select
 from compress_exp.models.families.base import Family
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from compress_exp.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -54,37 +53,6 @@ class Facts:
     skeleton: Callable[[], PreTrainedModel] | None = None
 
 
-@dataclass(frozen=True)
-class Context:
-    """What a method may use beside the model.
-
-    Attributes:
-        family: its architecture.
-        task: gives targets and collates rows.
-        tokenizer: what the result of the stage reads with.
-        parent_tokenizer: what the model reads with before `prepare`; the same unless a method changes it.
-        seed: of everything random.
-        device: where the model is.
-        steps: optimiser steps of one training of the stage; 0 where nothing trains.
-        baseline: loads the dense model.
-        pretrained: loads what the baseline began from.
-        calibration: so many batches of 32 seeded training rows; of several ranks each sees its own rows.
-        directory: keeps the stage's own files through a kill.
-    """
-
-    family: Family
-    task: Task
-    tokenizer: PreTrainedTokenizerBase
-    parent_tokenizer: PreTrainedTokenizerBase
-    seed: int
-    device: torch.device
-    steps: int
-    baseline: Callable[[], PreTrainedModel]
-    pretrained: Callable[[], PreTrainedModel]
-    calibration: Callable[[int], list[dict[str, Tensor]]]
-    directory: Path
-
-
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """One technique; all its state lives in the model.
@@ -93,52 +61,30 @@ class Method:
         name: how tables call it, family/variant.
         train: its training budget; `max_steps=0` makes it post-training.
         select: the weights that it works on.
-        start: progress of the stage at which it begins.
-        end: progress of the stage at which it is done.
-        rounds: how often the budget is repeated; progress is held at r/rounds through round r.
-        rewind: null, or the share of the budget, in [0, 1), to whose weights every round ends by going back: round r
-            then trains at progress (r − 1)/rounds, is cut to r/rounds and rewound, and one more training follows.
         loss: what its training minimises, by name; null takes the root's `loss`.
         version: raised when the same settings come to give another result.
         preserves_sparsity: what earlier stages pruned stays pruned.
         replaces_model: it changes shapes, or gives another model, before training: first among methods at once.
-        unused: settings of `Method` that it does not know; they must stay at their defaults.
+        packs: its result no longer trains as it is: last among methods at once.
     """
 
     name: str
     train: TrainConfig
     select: Select = field(default_factory=Select)
-    start: float = later(0.0, before=0.0)
-    end: float = later(1.0, before=1.0)
-    rounds: int = later(1, before=1)
-    rewind: float | None = later(None, before=None)
     loss: dict[str, Loss] | None = None
 
     version: ClassVar[int] = 1
     preserves_sparsity: ClassVar[bool] = True
     replaces_model: ClassVar[bool] = False
-    unused: ClassVar[tuple[str, ...]] = ()
+    packs: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            if item.name in self.unused and (value := getattr(self, item.name)) != item.default:
-                usual = "null" if item.default is None else item.default
-                raise FieldError(item.name, f"{value!r} means nothing to {self.name}; leave it at {usual}")
-        check_number("start", self.start, 0, 1)
-        check_number("end", self.end, 0, 1)
-        if self.start > self.end:
-            raise FieldError("start", f"{self.start} lies after end={self.end}")
-        check_number("rounds", self.rounds, 1)
-        if self.rounds > 1 and self.family != "prune":
-            raise FieldError("rounds", f"{self.rounds} rounds are for pruning; set 1")
-        if self.rounds > 1 and not self.trains:
-            raise FieldError("rounds", f"{self.rounds} rounds need training; set train.max_steps above 0 or rounds=1")
-        if self.rewind is not None:
-            check_number("rewind", self.rewind, 0, 0.999)
-            if self.family != "prune":
-                raise FieldError("rewind", f"{self.rewind:g} is for pruning; set null")
-            if not self.trains:
-                raise FieldError("rewind", "rewinding needs training; set train.max_steps above 0 or rewind=null")
+        course = self.course
+        if course.held and not self.trains:
+            if course.rounds > 1:
+                told = f"{course.rounds} rounds need training; set train.max_steps above 0 or rounds=1"
+                raise FieldError("rounds", told)
+            raise FieldError("rewind", "rewinding needs training; set train.max_steps above 0 or rewind=null")
 
     @property
     def family(self) -> str:
@@ -153,7 +99,7 @@ class Method:
     @property
     def course(self) -> Course:
         """How often the budget is spent, and how."""
-        return Course(self.rounds + (self.rewind is not None), self.rounds, self.rewind)
+        return Course()
 
     @property
     def largest_code(self) -> int | None:
@@ -193,49 +139,71 @@ class Method:
         """The tokenizer that its result reads with, given the parent's and the training rows in its ids."""
         return tokenizer
 
-    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
-        """Insert masks, fake quantizers or factors; or return another model."""
+    def fit(self, model: PreTrainedModel, context: Context) -> Prepared | None:
+        """Decide on data what is to be inserted: it may be slow and is done once, whatever is killed.
+
+        Args:
+            model: may be changed, and is thrown away.
+            context: what may be used beside it; random numbers of the process are seeded for this call.
+
+        Returns:
+            What was decided; None where settings and weights say it all.
+        """
+        return None
+
+    def insert(self, model: PreTrainedModel, spec: dict[str, Any], context: Context) -> PreTrainedModel:
+        """Insert masks, fake quantizers or factors; or give another model.
+
+        Args:
+            model: is changed.
+            spec: that of `fit`, empty where it gave None; its tensors are loaded afterwards.
+            context: no rows of it are looked at and no random number is drawn, so that every rank, and every process
+                that goes on, inserts the same.
+        """
         return model
 
-    def begin(self, model: PreTrainedModel) -> None:
+    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
+        """`fit` and `insert` in one, where nothing is kept: in notebooks and tests."""
+        prepared = self.fit(copied(model), context) or Prepared()
+        model = self.insert(model, prepared.spec, context)
+        prepared.load(model)
+        return model
+
+    def begin(self, work: Work) -> None:
         """Before the first step of a training, also of one that goes on: refuse what cannot be trained.
 
         Raises:
             UserError: one sentence.
         """
 
-    def parameter_groups(self, model: PreTrainedModel) -> list[dict[str, Any]]:
+    def parameter_groups(self, work: Work) -> list[dict[str, Any]]:
         """Parameters of its own with their own learning rate, in the optimiser's format."""
         return []
 
-    def penalty(self, model: PreTrainedModel, progress: float) -> Tensor | None:
-        """A term added to the loss; progress is the method's own."""
+    def penalty(self, work: Work) -> Tensor | None:
+        """A term added to the loss."""
         return None
 
-    def step(self, model: PreTrainedModel, progress: float) -> None:
-        """After backward, before the optimiser step; progress is the method's own, exactly 1 from `end` on."""
+    def step(self, work: Work) -> None:
+        """After backward, before the optimiser step; and once at progress 1 where nothing trains."""
 
-    def after_step(self, model: PreTrainedModel, learning_rate: float) -> None:
+    def after_step(self, work: Work) -> None:
         """After the optimiser step."""
 
-    def rewound(self, model: PreTrainedModel, last: bool) -> None:
-        """After the weights went back; `last` before the final training."""
+    def rewound(self, work: Work) -> None:
+        """After the weights went back; at progress 1 the final training follows."""
 
-    def finish(self, model: PreTrainedModel) -> None:
+    def finish(self, work: Work) -> None:
         """Once, when nothing trains any more: decide what training left open."""
 
-    def convert(self, model: PreTrainedModel) -> PreTrainedModel:
+    def convert(self, work: Work) -> PreTrainedModel:
         """Make it permanent: ordinary modules, or modules of `layers/`."""
-        return model
+        return work.model
 
-    def curves(self, model: PreTrainedModel) -> dict[str, float]:
+    def curves(self, work: Work) -> dict[str, float]:
         """Numbers worth a curve."""
         return {}
 
     def own_progress(self, progress: float) -> float:
-        """The stage's progress as this method's own, from 0 at `start` to 1 at `end`; in rounds it is the stage's."""
-        if self.course.held:
-            return progress
-        if progress >= self.end:
-            return 1.0
-        return 0.0 if progress <= self.start else (progress - self.start) / (self.end - self.start)
+        """The stage's progress as this method's own, from 0 to exactly 1."""
+        return progress

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,11 @@ from compress_exp.layers.surgery import mark_pruned, pruned_modules
 from compress_exp.layers.weights import original, parametrizations, weight_of
 from compress_exp.methods.select import Target
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 Module = TypeVar("Module", bound=nn.Module)
+ADAPTERS, MASKS, GRIDS = range(3)
 
 
 class Gate(nn.Module, ABC):
@@ -25,6 +30,7 @@ class Gate(nn.Module, ABC):
     """
 
     owner: str = ""
+    place: ClassVar[int] = MASKS
 
     @abstractmethod
     def kept(self, weight: Tensor) -> Tensor:
@@ -66,10 +72,23 @@ class Mask(Gate):
         return self.mask
 
 
-def attach(target: Target, module: nn.Module) -> None:
-    """Let a weight pass through `module`, the same one on every holder of a tied weight."""
-    for holder in target.modules:
+def attach(holders: Iterable[nn.Module], module: nn.Module) -> None:
+    """Let a weight pass through `module`, the same one on every holder of a tied weight.
+
+    What a weight passes through is ordered by place and not by time, so that methods at once come to the same in any
+    order: adapters change it, masks take parts of it away, grids round what is left and fit their scales to that.
+    """
+    for holder in holders:
         parametrize.register_parametrization(holder, "weight", module)
+        chain = holder.parametrizations["weight"]  # type: ignore[index]
+        for index, item in enumerate(sorted(chain, key=place_of)):
+            chain[index] = item
+
+
+def place_of(module: nn.Module) -> int:
+    """Where a parametrization stands among those of a weight: 0 adapters, 1 masks, 2 grids."""
+    place: int = getattr(module, "place", MASKS)
+    return place
 
 
 def take(chosen: Sequence[Target], owner: str) -> None:
@@ -78,7 +97,7 @@ def take(chosen: Sequence[Target], owner: str) -> None:
         mask = attached(target.modules[0], Mask)
         if mask is None:
             mask = Mask(original(target.modules[0]))
-            attach(target, mask)
+            attach(target.modules, mask)
         mask.owner = owner
         mask.ranked_at.fill_(-1.0)
 
@@ -114,6 +133,20 @@ def trained(model: nn.Module) -> dict[str, Tensor]:
     return {plain_name(name): parameter for name, parameter in model.named_parameters() if id(parameter) not in gates}
 
 
+def copied(model: PreTrainedModel) -> PreTrainedModel:
+    """A deep copy whose parametrizations can be removed without those of the model.
+
+    A parametrized module is of a class of its own, which holds the parametrized tensor as a property and which a deep
+    copy shares.
+    """
+    copy = deepcopy(model)
+    for module in list(parametrized(copy)):
+        kind = type(module)
+        own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+        module.__class__ = type(kind.__name__, kind.__bases__, own)
+    return copy
+
+
 def plain_name(name: str) -> str:
     """A parameter's name where nothing is parametrized."""
     return name.replace("parametrizations.weight.original", "weight")
@@ -144,7 +177,7 @@ def lock(model: nn.Module) -> None:
         if id(weight) not in masks:
             masks[id(weight)] = Mask(weight)
             masks[id(weight)].factor.copy_(weight != 0)
-        parametrize.register_parametrization(module, "weight", masks[id(weight)])
+        attach([module], masks[id(weight)])
 
 
 def mark_masked(model: nn.Module) -> None:

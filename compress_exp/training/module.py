@@ -19,6 +19,7 @@ from compress_exp.config.train import TrainConfig
 from compress_exp.losses.base import Loss, Term
 from compress_exp.losses.criteria import Criteria, means
 from compress_exp.methods.base import Method
+from compress_exp.methods.context import Context, Work
 from compress_exp.methods.course import Course
 from compress_exp.methods.rate import rate_factor
 from compress_exp.models.forward import forward_outputs
@@ -28,8 +29,6 @@ from compress_exp.training.rewinding import Rewinding
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from compress_exp.tasks.base import Task
-
 HISTORY_EVERY = 10
 
 
@@ -38,24 +37,21 @@ class CompressionModule(LightningModule):
 
     Args:
         model: prepared by the methods.
-        task: says which positions count.
+        context: its task says which positions count, its steps are those of one round, its seed is that of everything
+            random in training.
         losses: what is minimised, by name; they add up.
         methods: those of the stage, in order; none for a baseline.
         train: the budget.
-        steps: optimiser steps of one round.
-        seed: of everything random in training.
         teacher: kept out of checkpoints and of the optimiser.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
-        task: Task,
+        context: Context,
         losses: Mapping[str, Loss],
         methods: Sequence[Method],
         train: TrainConfig,
-        steps: int,
-        seed: int,
         teacher: PreTrainedModel | None = None,
     ) -> None:
         super().__init__()
@@ -64,13 +60,17 @@ class CompressionModule(LightningModule):
             names = ", ".join(name for name, loss in losses.items() if loss.uses_teacher)
             raise UserError(f"loss: {names} needs a teacher, and this stage has none")
         self.model = model.train()
-        self.criteria = Criteria(losses, model, teacher if asked else None, seed)
-        self.task, self.methods, self.budget = task, tuple(methods), train
-        self.steps, self.seed = steps, seed
+        self.criteria = Criteria(losses, model, teacher if asked else None, context.seed)
+        self.context, self.methods, self.budget = context, tuple(methods), train
         self.course = next((method.course for method in methods if method.course != Course()), Course())
-        self._rewinding = Rewinding(self.course, steps)
+        self._rewinding = Rewinding(self.course, self.steps)
         self.history: list[dict[str, float]] = []
         self._teacher = [teacher.eval().requires_grad_(False)] if teacher is not None and asked else []
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of one training."""
+        return self.context.steps
 
     @property
     def total_steps(self) -> int:
@@ -81,24 +81,27 @@ class CompressionModule(LightningModule):
         """The stage's progress after the step of that number, counted from 0; exactly 1 at the last."""
         return self.course.progress(step, self.steps)
 
+    def work(self, method: Method, step: int, rate: float = 0.0) -> Work:
+        """What a method's hook is given at the step of that number."""
+        return Work(self.model, self.context, method.own_progress(self.progress(step)), step, rate)
+
     def on_fit_start(self) -> None:
         """Bring the teacher to the device (it is no submodule, so that no checkpoint holds it); methods look once."""
         for teacher in self._teacher:
             teacher.to(self.device)
         for method in self.methods:
-            method.begin(self.model)
+            method.begin(self.work(method, 0))
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """Student, teacher, loss; the step's random numbers depend on (seed, step, rank) alone."""
-        torch.manual_seed(seeds.derived(self.seed, self.global_step, ranks.rank()))
+        torch.manual_seed(seeds.derived(self.context.seed, self.global_step, ranks.rank()))
         self._rewinding.keep(self.model, self.global_step)
-        progress = self.progress(self.global_step)
         with parametrize.cached():
             student, labels = self._outputs(self.model, batch)
             teacher = self._ask_teacher(batch)
             terms = self.criteria(student, teacher, labels)
             for method in self.methods:
-                penalty = method.penalty(self.model, method.own_progress(progress))
+                penalty = method.penalty(self.work(method, self.global_step, self._rate))
                 if penalty is not None:
                     terms[f"penalty_{method.family}"] = penalty
         total = torch.stack(list(terms.values())).sum()
@@ -109,10 +112,9 @@ class CompressionModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Methods see the gradients and move what they own."""
-        progress = self.progress(self.global_step)
         with torch.no_grad():
             for method in self.methods:
-                method.step(self.model, method.own_progress(progress))
+                method.step(self.work(method, self.global_step, self._rate))
 
     def configure_gradient_clipping(
         self,
@@ -132,16 +134,16 @@ class CompressionModule(LightningModule):
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
         """Methods see the updated weights, before any checkpoint is written."""
-        rate, done = float(optimizer.param_groups[0]["lr"]), self.global_step + 1
+        rate, step = self._rate, self.global_step
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         with torch.no_grad():
             for method in self.methods:
-                method.after_step(self.model, rate)
-        self._rewinding.go_back(self.model, self.methods, optimizer, done)  # type: ignore[arg-type]
+                method.after_step(self.work(method, step, rate))
+        self._rewinding.go_back(self.model, self.context, self.methods, optimizer, step + 1)  # type: ignore[arg-type]
 
     def configure_optimizers(self) -> Any:
         """AdamW with linear warm-up and decay in every round; matrices decay, vectors do not."""
-        own = [group for method in self.methods for group in method.parameter_groups(self.model)]
+        own = [group for method in self.methods for group in method.parameter_groups(self.work(method, 0))]
         taken = {id(parameter) for group in own for parameter in group["params"]}
         rest = [p for p in self.parameters() if p.requires_grad and id(p) not in taken]
         groups = [
@@ -168,14 +170,15 @@ class CompressionModule(LightningModule):
         """When all steps are done: methods decide what is open, and the last row of the curves tells what came out."""
         with torch.no_grad():
             for method in self.methods:
-                method.finish(self.model)
+                work = Work(self.model, self.context, step=self.total_steps)
+                method.finish(work)
                 if self.history:
-                    self.history[-1] |= method.curves(self.model)
+                    self.history[-1] |= method.curves(work)
 
     def _outputs(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[dict[str, Any], Tensor]:
         """What the losses need of a model, its logits at the positions that count, and the labels there."""
         outputs = forward_outputs(model, batch, self.criteria.needs)
-        logits, labels = self.task.targets(outputs["logits"], batch)
+        logits, labels = self.context.task.targets(outputs["logits"], batch)
         return outputs | {"logits": logits}, labels
 
     def _ask_teacher(self, batch: dict[str, Tensor]) -> dict[str, Any]:
@@ -191,6 +194,12 @@ class CompressionModule(LightningModule):
         same = Term((student.argmax(-1) == teacher["logits"].argmax(-1)).float().sum(), len(student))
         return {name: float(value) for name, value in ranks.mean_of(means({"agreement": same})).items()}
 
+    @property
+    def _rate(self) -> float:
+        """The learning rate of the present step; 0 before there is an optimiser."""
+        optimizers = self.trainer.optimizers
+        return float(optimizers[0].param_groups[0]["lr"]) if optimizers else 0.0
+
     def _note(self, terms: dict[str, Tensor]) -> None:
         values = {name: float(term) for name, term in terms.items()}
         if not all(map(math.isfinite, values.values())):
@@ -201,5 +210,5 @@ class CompressionModule(LightningModule):
             raise UserError(f"train.learning_rate: {wrong}; lower it (now {rate:g})")
         row = {"step": float(self.global_step)} | values
         for method in self.methods:
-            row |= method.curves(self.model)
+            row |= method.curves(self.work(method, self.global_step, self._rate))
         self.history.append(row)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from compress_exp.methods.base import Method
+from compress_exp.methods.context import Context, Work
 from compress_exp.methods.course import Course
 from compress_exp.methods.parametrized import trained
 
@@ -38,14 +39,17 @@ class Rewinding:
             self.early = {name: weight.detach().clone() for name, weight in trained(model).items()}
 
     @torch.no_grad()
-    def go_back(self, model: PreTrainedModel, methods: Sequence[Method], optimizer: Optimizer, done: int) -> None:
+    def go_back(
+        self, model: PreTrainedModel, context: Context, methods: Sequence[Method], optimizer: Optimizer, done: int
+    ) -> None:
         """After so many steps: at the end of a round that is to be rewound, cut and go back."""
         if (cuts := self.course.cuts(done, self.steps)) is None:
             return
+        work = Work(model, context, cuts / self.course.rounds, done)
         for method in methods:
-            method.step(model, cuts / self.course.rounds)
+            method.step(work)
         for name, weight in trained(model).items():
             weight.copy_(self.early[name])
         for method in methods:
-            method.rewound(model, cuts == self.course.rounds)
+            method.rewound(work)
         optimizer.state.clear()

@@ -77,7 +77,7 @@ def test_unknown_roles_kinds_and_rounds_are_refused(data):
         planned("bert", data, "method=prune", "method.prune.select.roles=[qurey]")
     with pytest.raises(UserError, match=r"cannot do task=seq2seq"):
         planned("bert", data, "method=prune", "task=seq2seq")
-    with pytest.raises(UserError, match=r"rounds: 3 rounds are for pruning"):
+    with pytest.raises(UserError, match=r"method.finetune.rounds: there is no such key"):
         planned("bert", data, "method=finetune", "+method.finetune.rounds=3")
     method = planned("bert", data, "method=prune").stages[0].methods[0]
     assert replace(method, start=0.7, end=0.7).own_progress(0.5) == 0.0

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from compress_exp.config.checks import UserError
-from compress_exp.experiment.build import apply_stage, publish, run_stage
+from compress_exp.experiment.build import apply_stage, publish, run_stage, train_stage
 from compress_exp.formats.artifact import load
 from compress_exp.layers.int8 import Int8Linear
 from compress_exp.layers.surgery import is_pruned, pruned_modules
@@ -41,6 +41,25 @@ def test_at_once_is_another_result_than_one_after_the_other(data):
     assert apart.baseline_key == joint.baseline_key
 
 
+def test_methods_at_once_have_no_order(data):
+    written = ("stages=[[prune,quant]]", "stages=[[quant,prune]]")
+    one, other = (planned("bert", data, BOTH, stages) for stages in written)
+    assert one.recipes == other.recipes
+    late = planned("bert", data, "method=[prune,distill]", "stages=[[prune,distill]]")
+    assert [method.family for method in late.stages[0].methods] == ["distill", "prune"]
+
+
+def test_a_mask_of_calibration_rows_trains_on_with_what_trains(data, dense, tmp_path):
+    plan = planned("bert", data, "method=[prune/wanda,quant]", "stages=[[prune,quant]]")
+    base = dense(plan)
+    built = train_stage(plan, 0, base, base, tmp_path)
+    assert built.steps == 3
+    query = built.model.bert.encoder.layer[0].attention.self.query.weight
+    assert int((query == 0).sum()) >= query.numel() // 2
+    idle = planned("bert", data, "method=[prune/wanda,quant/static]", "stages=[[prune,quant]]")
+    assert not idle.stages[0].trains
+
+
 def test_a_student_is_pruned_while_it_learns(data, dense, tmp_path):
     plan = planned("bert", data, "method=[distill,prune]", "stages=[[distill,prune]]")
     base = dense(plan)
@@ -58,9 +77,11 @@ def test_a_student_is_pruned_while_it_learns(data, dense, tmp_path):
         ([BOTH, "stages=[[prune,quantize]]"], "stages: 'quantize' is no key of method; did you mean quant"),
         ([BOTH, "stages=[[prune]]"], "stages: quant is to appear once, not 0 times"),
         ([BOTH, "stages=[[prune,quant],[prune]]"], "stages: prune is to appear once, not 2 times"),
-        (["method=[prune,quant/static]", "stages=[[prune,quant]]"], "stages: quant does not train"),
-        ([BOTH, "stages=[[quant,prune]]"], "nothing can follow quant/int8"),
-        (["method=[prune,distill]", "stages=[[prune,distill]]"], "stages: distill replaces the model; put it first"),
+        (["method=[prune,quant/static]", "stages=[[prune,quant]]"], "stages: quant packs weights without"),
+        (
+            ["method=[distill,prune/heads]", "stages=[[distill,prune]]"],
+            "stages: one method at once may replace the model, and distill, prune has more",
+        ),
         (
             ["method=prune", "+method@method.more=prune/random", "stages=[[prune,more]]"],
             "stages: one method of a family at once, and prune, more has two",

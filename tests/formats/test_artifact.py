@@ -22,6 +22,7 @@ from compress_exp.methods.quant.bf16 import BFloat16
 from compress_exp.methods.quant.int8 import Int8
 from compress_exp.models.families.base import family_of
 from compress_exp.models.forward import forward_logits
+from tests.moments import at
 
 FAMILIES = ("bert", "roberta", "albert", "distilbert", "gpt2", "t5", "bart")
 
@@ -34,7 +35,7 @@ def tokenizer():
 def pruned(model, context, budget, sparsity=0.75):
     method = MagnitudePruning(name="prune/magnitude", train=budget, sparsity=sparsity, schedule="one_shot")
     model = method.prepare(model, context)
-    method.step(model, 1.0)
+    method.step(at(model, 1.0))
     mark_masked(model)
     bake(model)
     return model
@@ -50,9 +51,9 @@ def test_what_is_loaded_computes_what_was_saved(
         model = pruned(model, context(model_type), budget)
     if "int8" in kind:
         method = Int8(name="quant/static", train=no_budget)
-        model = method.convert(method.prepare(model, context(model_type)))
+        model = method.convert(at(method.prepare(model, context(model_type))))
     if kind == "bf16":
-        model = BFloat16(name="quant/bf16", train=no_budget).convert(model)
+        model = BFloat16(name="quant/bf16", train=no_budget).convert(at(model))
     if kind == "student":
         family = family_of(model_type)
         model = fewer_layers(model, family, {stack.name: 1 for stack in family.stacks}).eval()
@@ -82,7 +83,7 @@ def test_the_bytes_are_those_of_the_format(tiny, context, budget, tmp_path, toke
 @pytest.mark.parametrize("model_type", ["bert", "gpt2"])
 def test_the_largest_code_of_int8_linears_is_told(model_type, tiny, context, no_budget, tmp_path, tokenizer):
     method = Int8(name="quant/static", train=no_budget)
-    model = method.convert(method.prepare(tiny(model_type), context(model_type)))
+    model = method.convert(at(method.prepare(tiny(model_type), context(model_type))))
     linear = [module for module in model.modules() if isinstance(module, Int8Linear)]
     for module in linear:
         module.weight.clamp_(-50, 50)  # GPT-2's table is its head's
@@ -109,7 +110,7 @@ def test_one_flipped_bit_of_the_weights_is_noticed(tiny, tmp_path, tokenizer):
 
 def test_a_flipped_bit_is_noticed_by_from_pretrained_too(tiny, context, no_budget, tmp_path, tokenizer):
     method = Int8(name="quant/static", train=no_budget)
-    save(method.convert(method.prepare(tiny("bert"), context("bert"))), tokenizer, tmp_path)
+    save(method.convert(at(method.prepare(tiny("bert"), context("bert")))), tokenizer, tmp_path)
     weights = tmp_path / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1000] ^= 16
@@ -120,7 +121,7 @@ def test_a_flipped_bit_is_noticed_by_from_pretrained_too(tiny, context, no_budge
 
 def test_layers_are_copied_with_the_modules_that_a_method_put_there(tiny, context, no_budget):
     method = Int8(name="quant/static", train=no_budget)
-    model = method.convert(method.prepare(tiny("bert"), context("bert")))
+    model = method.convert(at(method.prepare(tiny("bert"), context("bert"))))
     copied = with_layers(model, family_of("bert"), {"encoder": [1]})
     own, theirs = copied.bert.encoder.layer[0], model.bert.encoder.layer[1]
     inputs = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))

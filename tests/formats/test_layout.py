@@ -21,6 +21,7 @@ from compress_exp.layers.slices import keep_inputs, keep_outputs
 from compress_exp.layers.surgery import mark_pruned
 from compress_exp.methods.quant.bf16 import BFloat16
 from compress_exp.methods.quant.int8 import Int8
+from tests.moments import at
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
 INTERMEDIATE = "bert.encoder.layer.1.intermediate"
@@ -147,7 +148,7 @@ def test_three_are_named_and_the_others_counted(tiny, tmp_path, tokenizer):
 
 def test_an_int8_head_that_shares_a_scale_only_is_not_written(tiny, context, no_budget, tmp_path, tokenizer):
     method = Int8(name="quant/static", train=no_budget)
-    model = method.convert(method.prepare(tiny("gpt2"), context("gpt2")))
+    model = method.convert(at(method.prepare(tiny("gpt2"), context("gpt2"))))
     model.lm_head.weight = model.lm_head.weight.clamp(-50, 50)
     with pytest.raises(UserError, match=r"\(lm_head\.weight_scale is missing\)"):
         save(model, tokenizer, tmp_path)
@@ -158,9 +159,9 @@ def written(kind, tiny, context, no_budget, tokenizer, directory):
     model = tiny("gpt2" if kind in ("patterns", "tied") else "bert")
     if kind == "int8":
         method = Int8(name="quant/static", train=no_budget)
-        model = method.convert(method.prepare(model, context("bert")))
+        model = method.convert(at(method.prepare(model, context("bert"))))
     if kind == "bf16":
-        model = BFloat16(name="quant/bf16", train=no_budget).convert(model)
+        model = BFloat16(name="quant/bf16", train=no_budget).convert(at(model))
     if kind == "bitmask":
         module = model.get_submodule(QUERY)
         module.weight.data[:, ::3] = 0

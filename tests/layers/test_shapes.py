@@ -22,6 +22,7 @@ from compress_exp.methods.distill.student import fewer_layers
 from compress_exp.methods.quant.int8 import Int8
 from compress_exp.models.families.base import family_of, is_linear, layer_counts
 from compress_exp.models.forward import forward_logits
+from tests.moments import at
 from tests.slimming import FAMILIES, build, family_name, shrink, some
 
 PLAIN = """
@@ -59,7 +60,7 @@ def test_uneven_models_are_loaded_as_they_were_saved(name, kind, batch, context,
             mark_pruned(part.output)
     if "int8" in kind:
         method = Int8(name="quant/static", train=no_budget)
-        model = method.convert(method.prepare(model, context(family_name(name))))
+        model = method.convert(at(method.prepare(model, context(family_name(name)))))
     save(model, tokenizer, tmp_path)
     again = compress_exp.load(tmp_path)
     with torch.no_grad():

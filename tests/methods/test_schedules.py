@@ -6,6 +6,7 @@ import pytest
 
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.schedules import SCHEDULES, sparsity_at
+from tests.moments import at
 
 
 def test_cubic_has_its_published_points():
@@ -52,7 +53,7 @@ def test_nothing_is_pruned_before_the_start_and_exactly_the_target_from_the_end_
     weight = model.bert.encoder.layer[0].attention.self.query
 
     def zeros(progress: float) -> int:
-        method.step(model, method.own_progress(progress))
+        method.step(at(model, method.own_progress(progress)))
         return int((weight.weight == 0).sum())
 
     assert [zeros(progress) for progress in (0.05, 0.2)] == [0, 0]

@@ -24,7 +24,7 @@ SETTINGS += ["model.architecture.n_head=4", "train.max_steps=1", "train.learning
 def cut(variant: str, data: Path, baseline: Path, directory: Path) -> Any:
     """What a variant makes of a language model in one step that moves nothing."""
     directory = directory / variant
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     return train_stage(planned("gpt2", data, f"method=prune/{variant}", *SETTINGS), 0, baseline, baseline, directory)
 
 

@@ -126,7 +126,7 @@ def test_two_processes_prune_what_one_prunes_by_gradients(data, dense, tmp_path)
             assert other.poll() is None
             time.sleep(0.02)
         join(store, 0, 2)
-        two = [cut(variant, data, base, tmp_path / "first of two").model for variant in variants]
+        two = [cut(variant, data, base, tmp_path / "two").model for variant in variants]
         destroy_process_group()
         assert other.wait(60) == 0
     finally:

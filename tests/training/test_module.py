@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from compress_exp.config.checks import UserError
@@ -27,19 +29,23 @@ def test_step_seeds_depend_on_all_their_arguments():
     assert len(seeds) == 300
 
 
-def test_progress_ends_at_exactly_one_and_is_held_through_a_round(tiny, budget):
-    single = CompressionModule(tiny("bert"), None, {"task": TaskLoss()}, (), budget, 7, 0)
+def test_progress_ends_at_exactly_one_and_is_held_through_a_round(tiny, context, budget):
+    single = CompressionModule(tiny("bert"), replace(context("bert"), steps=7), {"task": TaskLoss()}, (), budget)
     assert [single.progress(step) for step in range(7)][-1] == 1.0
     method = MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.5, schedule="cubic", rounds=3)
-    rounds = PruneFinetuneModule(tiny("bert"), None, {"task": TaskLoss()}, (method,), budget, 4, 0)
+    rounds = PruneFinetuneModule(
+        tiny("bert"), replace(context("bert"), steps=4), {"task": TaskLoss()}, (method,), budget
+    )
     assert rounds.total_steps == 12
     assert [rounds.progress(step) for step in range(12)] == pytest.approx([1 / 3] * 4 + [2 / 3] * 4 + [1.0] * 4)
     assert rounds.progress(11) == 1.0
 
 
-def test_progress_over_several_trainings(tiny, budget):
+def test_progress_over_several_trainings(tiny, context, budget):
     def progress(method):
-        module = PruneFinetuneModule(tiny("bert"), None, {"task": TaskLoss()}, (method,), budget, 4, 0)
+        module = PruneFinetuneModule(
+            tiny("bert"), replace(context("bert"), steps=4), {"task": TaskLoss()}, (method,), budget
+        )
         return [module.progress(step) for step in range(module.total_steps)]
 
     ticket = LotteryTicket(name="prune/lottery_ticket", train=budget, sparsity=0.5, rounds=2)
@@ -49,33 +55,35 @@ def test_progress_over_several_trainings(tiny, budget):
     assert [twice.own_progress(value) for value in progress(twice)[:4]] == [0.5, 1.0, 1.0, 1.0]
 
 
-def test_a_loss_that_needs_a_teacher_says_so(tiny, budget):
+def test_a_loss_that_needs_a_teacher_says_so(tiny, context, budget):
     with pytest.raises(UserError, match="needs a teacher"):
-        CompressionModule(tiny("bert"), None, {"soft_targets": SoftTargets()}, (), budget, 7, 0)
+        CompressionModule(tiny("bert"), replace(context("bert"), steps=7), {"soft_targets": SoftTargets()}, (), budget)
 
 
-def test_the_teacher_is_frozen_and_in_no_state(tiny, budget):
-    module = DistillationModule(tiny("bert"), None, {"soft_targets": SoftTargets()}, (), budget, 7, 0, tiny("bert"))
+def test_the_teacher_is_frozen_and_in_no_state(tiny, context, budget):
+    module = DistillationModule(
+        tiny("bert"), replace(context("bert"), steps=7), {"soft_targets": SoftTargets()}, (), budget, tiny("bert")
+    )
     teacher = module._teacher[0]
     assert not teacher.training
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert len(module.state_dict()) == len(tiny("bert").state_dict())
 
 
-def test_named_modules_refuse_what_they_are_not_for(tiny, budget):
+def test_named_modules_refuse_what_they_are_not_for(tiny, context, budget):
     prune = MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.5, schedule="cubic")
     losses = {"task": TaskLoss()}
-    PruneFinetuneModule(tiny("bert"), None, losses, (prune,), budget, 1, 0).on_fit_start()
+    PruneFinetuneModule(tiny("bert"), replace(context("bert"), steps=1), losses, (prune,), budget).on_fit_start()
     for module in (QATModule, DistillationModule):
         with pytest.raises(UserError, match=f"{module.__name__} is for methods of family .* has prune/magnitude"):
-            module(tiny("bert"), None, losses, (prune,), budget, 1, 0).on_fit_start()
+            module(tiny("bert"), replace(context("bert"), steps=1), losses, (prune,), budget).on_fit_start()
 
 
 @pytest.mark.parametrize("others", [(), ("prune",)])
-def test_an_input_range_that_saw_no_data_is_refused_whatever_it_is_trained_with(tiny, budget, others):
+def test_an_input_range_that_saw_no_data_is_refused_whatever_it_is_trained_with(tiny, context, budget, others):
     prune = MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.5, schedule="cubic")
     methods = (*(prune for _ in others), Int8(name="quant/int8", train=budget))
-    module = CompressionModule(tiny("bert"), None, {"task": TaskLoss()}, methods, budget, 1, 0)
+    module = CompressionModule(tiny("bert"), replace(context("bert"), steps=1), {"task": TaskLoss()}, methods, budget)
     module.on_fit_start()
     module.model.classifier.add_module("input_quantizer", FakeQuantInput(0.9))
     with pytest.raises(UserError, match="quant/int8: some layers saw no data"):

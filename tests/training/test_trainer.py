@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from compress_exp.training.data import Batches
 from compress_exp.training.module import CompressionModule
 from compress_exp.training.trainer import Bar, fit
 from tests.experiments import planned
+from tests.moments import bare_context
 
 
 def test_rounds_cut_first_and_finetune_then(dense, data, tmp_path):
@@ -98,7 +100,9 @@ def test_a_loss_that_is_not_finite_is_told_in_one_sentence(value, damaged, sente
             model.classifier.weight.data[:] = value
 
     model.register_forward_pre_hook(forward)
-    module = CompressionModule(model, plan.task, {"task": TaskLoss()}, (), plan.train, 12, 0)
+    module = CompressionModule(
+        model, replace(bare_context("bert"), task=plan.task, steps=12), {"task": TaskLoss()}, (), plan.train
+    )
     batches = Batches(rows, lambda _: dict(batch), 8, 0, True, 12)
     with pytest.raises(UserError, match=sentence):
         fit(module, batches, plan.train, tmp_path, "x")

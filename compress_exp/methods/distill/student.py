@@ -15,7 +15,8 @@ import numpy as np
 
 from compress_exp.config.checks import FieldError, check_number
 from compress_exp.layers.blocks import with_layers
-from compress_exp.methods.base import Context, Facts, Method
+from compress_exp.methods.base import Facts, Method
+from compress_exp.methods.context import Context
 from compress_exp.methods.parametrized import bake
 from compress_exp.models.families.base import Family, block_sizes, input_widths, layer_counts
 from compress_exp.models.loading import Model, read_config
@@ -126,7 +127,7 @@ class Student(Method):
                 raise FieldError(key, f"{count} layers are more than the {facts.layers[name]} of the teacher's {name}")
         return replace(after, layers=counts)
 
-    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
+    def insert(self, model: PreTrainedModel, spec: dict[str, Any], context: Context) -> PreTrainedModel:
         """The student, untrained."""
         if self.checkpoint is None:
             bake(model)

@@ -20,19 +20,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from compress_exp.config.checks import FieldError, check_number
 from compress_exp.layers.heads import attentions
 from compress_exp.layers.neurons import feed_forwards
 from compress_exp.layers.shapes import settle
 from compress_exp.layers.slices import Slice
-from compress_exp.methods.base import Context, Facts, Method
-from compress_exp.methods.parametrized import Gate, bake, owned
+from compress_exp.methods.base import Facts, Method
+from compress_exp.methods.context import Context, Work
+from compress_exp.methods.parametrized import Gate, attach, bake, owned
 from compress_exp.methods.prune.common.amount import ToAmount, content, shapes_of
 from compress_exp.methods.prune.common.units import Unit, check_removable, chosen, how_many, in_order
 from compress_exp.methods.prune.l0 import OPEN, open_probability, sampled, stretched
-from compress_exp.models.families.base import Family, family_of, is_conv1d
+from compress_exp.methods.window import Window
+from compress_exp.models.families.base import Family, is_conv1d
 from compress_exp.parallel import seeds
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class Multipliers(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CofiPruning(ToAmount, Method):
+class CofiPruning(ToAmount, Window, Method):
     """Close heads, neurons and whole parts together, to an amount.
 
     Attributes:
@@ -131,7 +132,6 @@ class CofiPruning(ToAmount, Method):
     multiple: int = 8
 
     version: ClassVar[int] = 2
-    unused: ClassVar[tuple[str, ...]] = ("rounds", "rewind")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -149,7 +149,7 @@ class CofiPruning(ToAmount, Method):
             check_removable(self.amount, self._parts(model, facts.family), self.multiple, model)
         return replace(after, heads=None, neurons=None, widths={})
 
-    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
+    def insert(self, model: PreTrainedModel, spec: dict[str, Any], context: Context) -> PreTrainedModel:
         """Gate every part, and find the share that the amount means."""
         parts = self._parts(model, context.family)
         costs, whole = [part.costs() for part in parts], content(model)
@@ -159,20 +159,20 @@ class CofiPruning(ToAmount, Method):
         for index, part in enumerate(parts):
             gate = UnitGate(part, 0 if is_conv1d(part.output) else 1, seeds.derived(context.seed, index))
             gate.owner = self.name
-            parametrize.register_parametrization(part.output, "weight", gate.to(context.device))
+            attach([part.output], gate.to(context.device))
         return model
 
-    def parameter_groups(self, model: PreTrainedModel) -> list[dict[str, Any]]:
+    def parameter_groups(self, work: Work) -> list[dict[str, Any]]:
         """Gates descend, multipliers ascend."""
-        gates = [score for _, gate in owned(model, self.name, UnitGate) for score in (gate.log_alpha, gate.whole)]
+        gates = [score for _, gate in owned(work.model, self.name, UnitGate) for score in (gate.log_alpha, gate.whole)]
         common = {"lr": self.score_learning_rate, "weight_decay": 0.0}
-        multipliers = list(model.get_submodule(MULTIPLIERS).parameters())
+        multipliers = list(work.model.get_submodule(MULTIPLIERS).parameters())
         return [{"params": gates, **common}, {"params": multipliers, **common, "maximize": True}]
 
-    def penalty(self, model: PreTrainedModel, progress: float) -> Tensor:
+    def penalty(self, work: Work) -> Tensor:
         """λ₁(ŝ − t) + λ₂(ŝ − t)²."""
-        multipliers = self._multipliers(model)
-        beyond = self.expected(model) - progress * multipliers.target
+        multipliers = self._multipliers(work.model)
+        beyond = self.expected(work.model) - work.progress * multipliers.target
         return multipliers.linear * beyond + multipliers.square * beyond.square()
 
     def expected(self, model: PreTrainedModel) -> Tensor:
@@ -181,30 +181,31 @@ class CofiPruning(ToAmount, Method):
         entries = torch.cat([gate.costs[:, 0] for gate in gates]).float()
         return 1 - (torch.cat([gate.openness() for gate in gates]) * entries).sum() / entries.sum()
 
-    def after_step(self, model: PreTrainedModel, learning_rate: float) -> None:
+    def after_step(self, work: Work) -> None:
         """The next draw."""
-        for _, gate in owned(model, self.name, UnitGate):
+        for _, gate in owned(work.model, self.name, UnitGate):
             gate.draw += 1
 
-    def finish(self, model: PreTrainedModel) -> None:
+    def finish(self, work: Work) -> None:
         """Decide what goes."""
-        gates = {id(module): gate for module, gate in owned(model, self.name, UnitGate)}
-        parts = self._parts(model, family_of(model.config.model_type))
+        gates = {id(module): gate for module, gate in owned(work.model, self.name, UnitGate)}
+        parts = self._parts(work.model, work.context.family)
         own = [gates[id(part.output)] for part in parts]
         openness = [gate.openness().double().cpu() for gate in own]
-        whole = self._multipliers(model).content.tolist()
+        whole = self._multipliers(work.model).content.tolist()
         for gate in own:
             gate.keep.fill_(True)
         for unit in self._going(parts, openness, [gate.costs.cpu() for gate in own], *whole):
             for part, members in unit.members:
                 gates[id(part.output)].keep[list(members)] = False
 
-    def convert(self, model: PreTrainedModel) -> PreTrainedModel:
+    def convert(self, work: Work) -> PreTrainedModel:
         """Multiply the gates in and remove what is closed."""
         kept = {
-            id(module): gate.keep.nonzero().flatten().tolist() for module, gate in owned(model, self.name, UnitGate)
+            id(module): gate.keep.nonzero().flatten().tolist()
+            for module, gate in owned(work.model, self.name, UnitGate)
         }
-        family = family_of(model.config.model_type)
+        model, family = work.model, work.context.family
         others = bake(model, Gate)
         delattr(model, MULTIPLIERS)
         for part in [*attentions(model, family), *feed_forwards(model, family)]:
@@ -212,18 +213,18 @@ class CofiPruning(ToAmount, Method):
                 part.keep(model, kept[id(part.output)])
         settle(model, family)
         for module, item in others:
-            parametrize.register_parametrization(module, "weight", item)
+            attach([module], item)
         parameters, size = content(model)
         log.info("%s: %d parameters are left, in %.2f MB", self.name, parameters, size / 1e6)
         return model
 
-    def curves(self, model: PreTrainedModel) -> dict[str, float]:
+    def curves(self, work: Work) -> dict[str, float]:
         """The share that is expected to go, in the end the one that does."""
-        gates = [gate for _, gate in owned(model, self.name, UnitGate)]
+        gates = [gate for _, gate in owned(work.model, self.name, UnitGate)]
         kept = torch.cat([gate.keep for gate in gates])
         entries = torch.cat([gate.costs[:, 0] for gate in gates])
         decided = float((entries * ~kept).sum() / entries.sum())
-        return {"sparsity": decided or self.expected(model).item()}
+        return {"sparsity": decided or self.expected(work.model).item()}
 
     def _parts(self, model: PreTrainedModel, family: Family) -> list[Slice]:
         return chosen([*attentions(model, family), *feed_forwards(model, family)], self.select)

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from compress_exp.config.checks import check_number
-from compress_exp.methods.base import Context
+from compress_exp.methods.context import Context
 from compress_exp.methods.prune.common.base import Pruning
 from compress_exp.methods.prune.common.saliency import mean_over_batches
 from compress_exp.methods.select import Target
+from compress_exp.methods.window import Rounds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientPruning(Pruning):
+class GradientPruning(Rounds, Pruning):
     """Rank by |g| before training: weights that the loss does not feel go first.
 
     Attributes:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from compress_exp.config.checks import check_choice
 from compress_exp.layers.weights import original
-from compress_exp.methods.base import Context
+from compress_exp.methods.context import Context, Work
 from compress_exp.methods.parametrized import Mask, owned
 from compress_exp.methods.prune.common.penalty import PenaltyPruning
 from compress_exp.methods.prune.common.ranking import ranked_groups
@@ -27,7 +27,7 @@ from compress_exp.methods.select import Target
 from compress_exp.models.families.base import output_axis
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
 
 def group_soft_threshold(
@@ -55,7 +55,6 @@ class GroupLassoPruning(PenaltyPruning):
     group: str = "row"
 
     version: ClassVar[int] = 2
-    unused: ClassVar[tuple[str, ...]] = ("start", "end", "rounds", "rewind")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,8 +87,8 @@ class GroupLassoPruning(PenaltyPruning):
         groups = ranked_groups(scores, counts, [mask.numel() for mask in kept], sparsity, self.scope)
         return [group.unsqueeze(axis) & mask for group, axis, mask in zip(groups, axes, kept, strict=True)]
 
-    def after_step(self, model: PreTrainedModel, learning_rate: float) -> None:
+    def after_step(self, work: Work) -> None:
         """The proximal step."""
-        for module, gate in owned(model, self.name, Proximal):
+        for module, gate in owned(work.model, self.name, Proximal):
             weight, strength = original(module), float(gate.strength)
-            weight.copy_(group_soft_threshold(weight, learning_rate * strength, self.axis(module)))
+            weight.copy_(group_soft_threshold(weight, work.rate * strength, self.axis(module)))

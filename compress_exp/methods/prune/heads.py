@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, ClassVar
 from compress_exp.config.checks import check_choice
 from compress_exp.layers.heads import attentions
 from compress_exp.layers.slices import Slice
-from compress_exp.methods.base import Context, Facts
+from compress_exp.methods.base import Facts
+from compress_exp.methods.context import Context
 from compress_exp.methods.prune.common.importance import gate_gradients, normalised
 from compress_exp.methods.prune.common.removal import Removal
 from compress_exp.methods.prune.common.units import SCOPES, Unit, check_removable, chosen, in_order
@@ -49,11 +50,11 @@ class HeadPruning(Removal):
         """With all heads but the last of each layer."""
         check_removable(self.amount, chosen(attentions(model, family), self.select), 1, model)
 
-    def cut(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
-        """Remove the heads of smallest I_h from the selected attention modules."""
+    def kept(self, model: PreTrainedModel, context: Context) -> dict[str, list[int]]:
+        """All but the heads of smallest I_h in the selected attention modules."""
         parts = chosen(attentions(model, context.family), self.select)
         units = head_units(model, parts, context, self.calibration, self.scope)
-        return self.cut_units(model, context, parts, units)
+        return self.units_kept(model, context, parts, units)
 
 
 def head_units(

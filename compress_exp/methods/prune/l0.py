@@ -19,14 +19,15 @@ from torch import Tensor, nn
 
 from compress_exp.config.checks import check_number
 from compress_exp.layers.weights import original
-from compress_exp.methods.base import Context
+from compress_exp.methods.context import Context, Work
 from compress_exp.methods.parametrized import Mask, owned
 from compress_exp.methods.prune.common.penalty import BERT_BASE, PenaltyPruning
 from compress_exp.methods.select import Target
+from compress_exp.methods.window import Window
 from compress_exp.parallel import seeds
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 OPEN = 2.197
@@ -91,7 +92,7 @@ class HardConcrete(Mask):
 
 
 @dataclass(frozen=True, kw_only=True)
-class L0Pruning(PenaltyPruning):
+class L0Pruning(Window, PenaltyPruning):
     """Close gates by a penalty on how many are open.
 
     Attributes:
@@ -116,17 +117,17 @@ class L0Pruning(PenaltyPruning):
         assert isinstance(gate, HardConcrete)
         return gate.log_alpha.detach()
 
-    def parameter_groups(self, model: PreTrainedModel) -> list[dict[str, Any]]:
+    def parameter_groups(self, work: Work) -> list[dict[str, Any]]:
         """log α."""
-        scores = [gate.log_alpha for _, gate in owned(model, self.name, HardConcrete)]
+        scores = [gate.log_alpha for _, gate in owned(work.model, self.name, HardConcrete)]
         return [{"params": scores, "lr": self.score_learning_rate, "weight_decay": 0.0}]
 
-    def penalty(self, model: PreTrainedModel, progress: float) -> Tensor:
+    def penalty(self, work: Work) -> Tensor:
         """λ·Σ P(z ≠ 0) / n."""
-        chances = [open_probability(gate.log_alpha).sum() for _, gate in owned(model, self.name, HardConcrete)]
-        return progress * self.strength * torch.stack(chances).sum() / BERT_BASE
+        chances = [open_probability(gate.log_alpha).sum() for _, gate in owned(work.model, self.name, HardConcrete)]
+        return work.progress * self.strength * torch.stack(chances).sum() / BERT_BASE
 
-    def after_step(self, model: PreTrainedModel, learning_rate: float) -> None:
+    def after_step(self, work: Work) -> None:
         """The next draw."""
-        for _, gate in owned(model, self.name, HardConcrete):
+        for _, gate in owned(work.model, self.name, HardConcrete):
             gate.draw += 1

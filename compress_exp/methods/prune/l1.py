@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from compress_exp.config.train import TrainConfig
 from compress_exp.layers.weights import original
-from compress_exp.methods.base import Context
+from compress_exp.methods.context import Context, Work
 from compress_exp.methods.parametrized import Mask, owned
 from compress_exp.methods.prune.common.penalty import PenaltyPruning
 from compress_exp.methods.rate import reach
 from compress_exp.methods.select import Target
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
 LEAST = 0.2
 
@@ -84,8 +84,6 @@ class L1Pruning(PenaltyPruning):
 
     strength: float | None = None
 
-    unused: ClassVar[tuple[str, ...]] = ("start", "end", "rounds", "rewind")
-
     def gate(self, target: Target, index: int, context: Context) -> Mask:
         """All open."""
         return proximal(self, target, context)
@@ -94,8 +92,8 @@ class L1Pruning(PenaltyPruning):
         """|w|."""
         return original(module).abs()
 
-    def after_step(self, model: PreTrainedModel, learning_rate: float) -> None:
+    def after_step(self, work: Work) -> None:
         """The proximal step."""
-        for module, gate in owned(model, self.name, Proximal):
+        for module, gate in owned(work.model, self.name, Proximal):
             weight = original(module)
-            weight.copy_(soft_threshold(weight, learning_rate * float(gate.strength)))
+            weight.copy_(soft_threshold(weight, work.rate * float(gate.strength)))

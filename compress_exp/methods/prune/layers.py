@@ -15,13 +15,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
 from compress_exp.config.checks import FieldError, check_choice
 from compress_exp.layers.blocks import with_layers
-from compress_exp.methods.base import Context, Facts
+from compress_exp.methods.base import Facts
+from compress_exp.methods.context import Context
+from compress_exp.methods.parametrized import bake
 from compress_exp.methods.prune.common.amount import content, told
 from compress_exp.methods.prune.common.importance import influences
 from compress_exp.methods.prune.common.removal import Removal
@@ -97,13 +99,18 @@ class LayerPruning(Removal):
         """With any number of layers from one, whichever they are."""
         self._kept(model, family, {})
 
-    def cut(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
-        """A copy with the layers that stay."""
+    def kept(self, model: PreTrainedModel, context: Context) -> dict[str, list[int]]:
+        """The layers of each stack."""
         found = influences(model, context.family, context, self.calibration) if self.keep == "block_influence" else {}
         kept = self._kept(model, context.family, found)
         for name, layers in kept.items():
             log.info("%s: layers %s of the %s are left", self.name, ", ".join(map(str, layers)), name)
-        return with_layers(model, context.family, kept).to(context.device)  # type: ignore[arg-type]
+        return kept
+
+    def insert(self, model: PreTrainedModel, spec: dict[str, Any], context: Context) -> PreTrainedModel:
+        """A copy with the layers that stay."""
+        bake(model)
+        return with_layers(model, context.family, spec).to(context.device)  # type: ignore[arg-type]
 
     def _kept(
         self, model: PreTrainedModel, family: Family, influence: Mapping[str, Sequence[float]]

@@ -12,15 +12,17 @@ Cost: (rounds + 1) times the budget, one more copy of the weights, in memory and
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from compress_exp.config.checks import FieldError
-from compress_exp.methods.base import Context, Facts
+from compress_exp.methods.base import Facts
+from compress_exp.methods.context import Context, Work
 from compress_exp.methods.parametrized import Mask, owned, trained
 from compress_exp.methods.prune.common.base import Pruning
+from compress_exp.methods.window import Rounds
 from compress_exp.parallel import ranks
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ CONTROLS = ("random_mask", "reinitialized", "shuffled")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LotteryTicket(Pruning):
+class LotteryTicket(Rounds, Pruning):
     """Find a sparse network within the pretrained one that trains as well.
 
     Attributes:
@@ -67,27 +69,27 @@ class LotteryTicket(Pruning):
             raise FieldError("", f"{self.name} starts from the pretrained weights; put it first")
         return super().check(facts)
 
-    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
+    def insert(self, model: PreTrainedModel, spec: dict[str, Any], context: Context) -> PreTrainedModel:
         """The pretrained model, with masks."""
-        return super().prepare(context.pretrained().to(context.device), context)  # type: ignore[arg-type]
+        return super().insert(context.pretrained().to(context.device), spec, context)  # type: ignore[arg-type]
 
-    def rewound(self, model: PreTrainedModel, last: bool) -> None:
+    def rewound(self, work: Work) -> None:
         """Before the final training, what the control changes."""
-        if not last or self.control is None:
+        if work.progress < 1.0 or self.control is None:
             return
         seed = ranks.from_zero(int(torch.randint(2**31, ())))
         generator = torch.Generator().manual_seed(seed)
         if self.control == "random_mask":
-            for _, mask in owned(model, self.name, Mask):
+            for _, mask in owned(work.model, self.name, Mask):
                 mask.factor.copy_(permuted(mask.factor, generator))
         elif self.control == "shuffled":
-            for weight in trained(model).values():
+            for weight in trained(work.model).values():
                 weight.copy_(permuted(weight, generator))
         else:
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
-                fresh = trained(type(model)(model.config))
-            for name, weight in trained(model).items():
+                fresh = trained(type(work.model)(work.model.config))
+            for name, weight in trained(work.model).items():
                 weight.copy_(fresh[name])
 
 

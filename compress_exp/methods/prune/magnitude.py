@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from compress_exp.methods.prune.common.base import Pruning
+from compress_exp.methods.window import Rounds
 
 
 @dataclass(frozen=True, kw_only=True)
-class MagnitudePruning(Pruning):
+class MagnitudePruning(Rounds, Pruning):
     """Rank by |w|, as it is at the time of a cut."""
 
     origin: ClassVar[str] = "prune/magnitude"

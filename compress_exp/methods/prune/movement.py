@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from compress_exp.config.checks import FieldError, check_choice, check_number
 from compress_exp.layers.weights import original
-from compress_exp.methods.base import Context, Method
+from compress_exp.methods.base import Method
+from compress_exp.methods.context import Context, Work
 from compress_exp.methods.parametrized import Mask, attach, owned
 from compress_exp.methods.prune.common.base import Pruning, target_sparsity
 from compress_exp.methods.prune.common.ranking import ranked_groups
@@ -113,7 +114,6 @@ class MovementPruning(Pruning):
 
     version: ClassVar[int] = 2
     nested: ClassVar[bool] = False
-    unused: ClassVar[tuple[str, ...]] = ("rounds", "rewind")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,7 +127,7 @@ class MovementPruning(Pruning):
         if not self.trains:
             raise FieldError("train", "scores are learned; set max_steps or epochs above 0")
 
-    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
+    def insert(self, model: PreTrainedModel, spec: dict[str, Any], context: Context) -> PreTrainedModel:
         """Give every selected weight a gate with scores of zero; what is locked stays so."""
         for target in targets(model, context.family, self.select):
             outputs, inputs = self.block
@@ -135,15 +135,15 @@ class MovementPruning(Pruning):
                 original(target.modules[0]), (inputs, outputs) if is_conv1d(target.modules[0]) else self.block
             )
             gate.owner = self.name
-            attach(target, gate)
+            attach(target.modules, gate)
         target_sparsity(self.amount, model, self.name)
         if self.block == (1, 1):
             warn_of_standstill(self, owned(model, self.name, MovementGate), context.steps)
         return model
 
-    def parameter_groups(self, model: PreTrainedModel) -> list[dict[str, Any]]:
+    def parameter_groups(self, work: Work) -> list[dict[str, Any]]:
         """The scores."""
-        scores = [gate.scores for _, gate in owned(model, self.name, MovementGate)]
+        scores = [gate.scores for _, gate in owned(work.model, self.name, MovementGate)]
         return [{"params": scores, "lr": self.score_learning_rate, "weight_decay": 0.0}]
 
     def score(self, module: nn.Module, mask: Mask) -> Tensor:

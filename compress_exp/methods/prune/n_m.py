@@ -17,8 +17,9 @@ from torch import Tensor
 
 from compress_exp.config.checks import FieldError, check_choice, check_number
 from compress_exp.layers.weights import original
-from compress_exp.methods.base import Context, Facts
+from compress_exp.methods.base import Facts
 from compress_exp.methods.calibration import Statistic
+from compress_exp.methods.context import Context
 from compress_exp.methods.prune.common.amount import Amount
 from compress_exp.methods.prune.common.calibrated import CalibratedPruning, rows
 from compress_exp.methods.prune.common.ranking import check_scores, smallest_of_rows

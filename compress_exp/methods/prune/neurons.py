@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, ClassVar
 from compress_exp.config.checks import check_choice, check_number
 from compress_exp.layers.neurons import feed_forwards
 from compress_exp.layers.slices import Slice
-from compress_exp.methods.base import Context, Facts
+from compress_exp.methods.base import Facts
+from compress_exp.methods.context import Context
 from compress_exp.methods.prune.common.importance import gate_gradients, normalised, weight_norms
 from compress_exp.methods.prune.common.removal import Removal
 from compress_exp.methods.prune.common.units import SCOPES, Unit, check_removable, chosen, in_order
@@ -58,11 +59,11 @@ class NeuronPruning(Removal):
         """With all neurons but the last of each layer."""
         check_removable(self.amount, chosen(feed_forwards(model, family), self.select), self.multiple, model)
 
-    def cut(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
-        """Remove the neurons of smallest score from the selected feed-forward parts."""
+    def kept(self, model: PreTrainedModel, context: Context) -> dict[str, list[int]]:
+        """All but the neurons of smallest score in the selected feed-forward parts."""
         parts = chosen(feed_forwards(model, context.family), self.select)
         units = neuron_units(model, parts, context, self.score, self.calibration, self.scope, self.multiple)
-        return self.cut_units(model, context, parts, units)
+        return self.units_kept(model, context, parts, units)
 
 
 def neuron_units(

@@ -22,8 +22,6 @@ class OnceForAll(Pruning):
 
     origin: ClassVar[str] = "prune/once_for_all"
 
-    unused: ClassVar[tuple[str, ...]] = ("rounds", "rewind")
-
     @property
     def course(self) -> Course:
         """Sparsify, then finetune the pattern: the budget twice."""

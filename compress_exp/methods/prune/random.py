@@ -14,16 +14,17 @@ import torch
 from torch import Tensor
 
 from compress_exp.layers.weights import original
-from compress_exp.methods.base import Context
+from compress_exp.methods.context import Context
 from compress_exp.methods.prune.common.base import Pruning
 from compress_exp.methods.select import Target
+from compress_exp.methods.window import Rounds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomPruning(Pruning):
+class RandomPruning(Rounds, Pruning):
     """Rank by uniform numbers, the same on every device for the same seed."""
 
     origin: ClassVar[str] = "prune/random"

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from compress_exp.config.checks import check_number
 from compress_exp.layers.weights import original
-from compress_exp.methods.base import Context
+from compress_exp.methods.context import Context, Work
 from compress_exp.methods.parametrized import Mask, owned
 from compress_exp.methods.prune.common.penalty import BERT_BASE, PenaltyPruning
 from compress_exp.methods.prune.common.ranking import smallest
 from compress_exp.methods.prune.movement import MovementGate, warn_of_standstill
 from compress_exp.methods.schedules import sparsity_at
 from compress_exp.methods.select import Target
+from compress_exp.methods.window import Window
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,7 +35,7 @@ FLOOR = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoftMovementPruning(PenaltyPruning):
+class SoftMovementPruning(Window, PenaltyPruning):
     """Mask by a threshold on learned scores.
 
     Attributes:
@@ -57,9 +58,9 @@ class SoftMovementPruning(PenaltyPruning):
         """Scores of zero."""
         return MovementGate(original(target.modules[0]))
 
-    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
+    def insert(self, model: PreTrainedModel, spec: dict[str, Any], context: Context) -> PreTrainedModel:
         """Gate every selected weight."""
-        model = super().prepare(model, context)
+        model = super().insert(model, spec, context)
         warn_of_standstill(self, owned(model, self.name, MovementGate), context.steps)
         return model
 
@@ -68,21 +69,21 @@ class SoftMovementPruning(PenaltyPruning):
         assert isinstance(gate, MovementGate)
         return gate.scores.detach()
 
-    def parameter_groups(self, model: PreTrainedModel) -> list[dict[str, Any]]:
+    def parameter_groups(self, work: Work) -> list[dict[str, Any]]:
         """The scores."""
-        scores = [gate.scores for _, gate in owned(model, self.name, MovementGate)]
+        scores = [gate.scores for _, gate in owned(work.model, self.name, MovementGate)]
         return [{"params": scores, "lr": self.score_learning_rate, "weight_decay": 0.0}]
 
-    def penalty(self, model: PreTrainedModel, progress: float) -> Tensor:
+    def penalty(self, work: Work) -> Tensor:
         """λ·Σ σ(S) / n."""
-        sums = [gate.scores.sigmoid().sum() for _, gate in owned(model, self.name, MovementGate)]
-        strength = sparsity_at(progress, self.strength, "cubic")
+        sums = [gate.scores.sigmoid().sum() for _, gate in owned(work.model, self.name, MovementGate)]
+        strength = sparsity_at(work.progress, self.strength, "cubic")
         return strength * torch.stack(sums).sum() / BERT_BASE
 
-    def step(self, model: PreTrainedModel, progress: float) -> None:
+    def step(self, work: Work) -> None:
         """Mask what is at or below the threshold of now."""
-        threshold = sparsity_at(progress, self.threshold, "cubic")
-        for _, gate in owned(model, self.name, MovementGate):
+        threshold = sparsity_at(work.progress, self.threshold, "cubic")
+        for _, gate in owned(work.model, self.name, MovementGate):
             above = gate.scores.sigmoid() > threshold
             least = math.ceil(FLOOR * above.numel())
             gate.factor.copy_(above if int(above.sum()) >= least else ~smallest(gate.scores, above.numel() - least))

@@ -16,7 +16,7 @@ from compress_exp.config.checks import FieldError, check_choice, check_number
 from compress_exp.layers.heads import attentions
 from compress_exp.layers.neurons import feed_forwards
 from compress_exp.layers.slices import Slice
-from compress_exp.methods.base import Context
+from compress_exp.methods.context import Context
 from compress_exp.methods.prune.common.removal import Removal
 from compress_exp.methods.prune.common.units import Unit, check_removable, chosen, entries_of
 from compress_exp.methods.prune.heads import head_units
@@ -60,8 +60,8 @@ class StructuredPruning(Removal):
         neurons = chosen(feed_forwards(model, family), self.select) if self.neurons else []
         check_removable(self.amount, [*heads, *neurons], self.multiple, model)
 
-    def cut(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
-        """Remove heads and neurons in turns, so that each has lost its share at any time."""
+    def kept(self, model: PreTrainedModel, context: Context) -> dict[str, list[int]]:
+        """Heads and neurons go in turns, so that each has lost its share at any time."""
         kinds: list[tuple[float, list[Slice], list[Unit]]] = []
         if self.heads:
             parts = chosen(attentions(model, context.family), self.select)
@@ -70,7 +70,7 @@ class StructuredPruning(Removal):
             parts = chosen(feed_forwards(model, context.family), self.select)
             units = neuron_units(model, parts, context, self.score, self.calibration, "layer", self.multiple)
             kinds.append((self.neurons, parts, units))
-        return self.cut_units(model, context, [part for _, parts, _ in kinds for part in parts], in_turns(kinds))
+        return self.units_kept(model, context, [part for _, parts, _ in kinds for part in parts], in_turns(kinds))
 
 
 def in_turns(kinds: Sequence[tuple[float, Sequence[Slice], Sequence[Unit]]]) -> list[Unit]:

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compress_exp.config.checks import check_number
-from compress_exp.methods.base import Context, Facts, Method
+from compress_exp.methods.base import Facts, Method
+from compress_exp.methods.context import Context
 from compress_exp.methods.parametrized import bake
 from compress_exp.models.vocabulary import counts, shrink, smaller_tokenizer
 
@@ -40,7 +41,6 @@ class VocabularyPruning(Method):
     minimum_count: int = 1
 
     replaces_model: ClassVar[bool] = True
-    unused: ClassVar[tuple[str, ...]] = ("start", "end", "rounds", "rewind")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,7 +57,7 @@ class VocabularyPruning(Method):
         used = counts(features)
         return smaller_tokenizer(tokenizer, (index for index, count in used.items() if count >= self.minimum_count))
 
-    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
+    def insert(self, model: PreTrainedModel, spec: dict[str, Any], context: Context) -> PreTrainedModel:
         """Drop the rows."""
         before, after = len(context.parent_tokenizer.get_vocab()), len(context.tokenizer.get_vocab())
         log.info("%s: %d of %d entries are kept", self.name, after, before)

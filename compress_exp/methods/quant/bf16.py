@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from compress_exp.methods.base import Facts, Method
+from compress_exp.methods.context import Work
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,11 +19,12 @@ class BFloat16(Method):
     """Round every parameter to bfloat16; the runtime computes in bfloat16 too."""
 
     origin: ClassVar[str] = "quant/bf16"
+    packs: ClassVar[bool] = True
 
     def check(self, facts: Facts) -> Facts:
         """Rounded weights take no further training."""
         return replace(super().check(facts), packed=self.name)
 
-    def convert(self, model: PreTrainedModel) -> PreTrainedModel:
+    def convert(self, work: Work) -> PreTrainedModel:
         """Round."""
-        return model.to(dtype=torch.bfloat16)  # type: ignore[call-arg]
+        return work.model.to(dtype=torch.bfloat16)  # type: ignore[call-arg]

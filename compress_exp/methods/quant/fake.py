@@ -8,10 +8,13 @@ The gradient of rounding is taken as 1 inside the range and 0 outside (Bengio et
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from compress_exp.config.checks import FieldError
+from compress_exp.methods.parametrized import GRIDS
 from compress_exp.models.finite import nonfinite
 from compress_exp.parallel import ranks
 
@@ -38,6 +41,8 @@ class FakeQuantWeight(nn.Module):
         axis: the axis of output channels: 0, or 1 for GPT-2's Conv1D.
         limit: the largest code, 127 or 63.
     """
+
+    place: ClassVar[int] = GRIDS
 
     def __init__(self, axis: int, limit: int) -> None:
         super().__init__()

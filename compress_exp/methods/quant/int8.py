@@ -11,7 +11,7 @@ Cost: one forward pass per calibration batch; training steps a quarter to a half
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,13 @@ from compress_exp.config.checks import UserError, check_number
 from compress_exp.layers.int8 import LIMIT, OVERFLOW_SAFE_LIMIT, Int8Embedding, Int8Linear
 from compress_exp.layers.surgery import replace_module
 from compress_exp.layers.weights import original, weight_of
-from compress_exp.methods.base import Context, Facts, Method
+from compress_exp.methods.base import Facts, Method
+from compress_exp.methods.context import Context, Work
 from compress_exp.methods.parametrized import attach, attached, parametrized
+from compress_exp.methods.prepared import Prepared
 from compress_exp.methods.quant.fake import FakeQuantInput, FakeQuantWeight, input_grid, quantize_input, row_scale
 from compress_exp.methods.select import Target, matching, targets
+from compress_exp.methods.window import Window
 from compress_exp.models.families.base import is_conv1d, is_linear, output_axis
 from compress_exp.models.forward import forward_logits
 
@@ -35,7 +38,7 @@ TABLES = ("embedding", "position_embedding")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Int8(Method):
+class Int8(Window, Method):
     """Integer weights and activations.
 
     Attributes:
@@ -54,6 +57,8 @@ class Int8(Method):
     embeddings: bool = True
     overflow_safe: bool = True
 
+    packs: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("calibration", self.calibration, 1)
@@ -68,36 +73,42 @@ class Int8(Method):
         """Quantized weights are packed: nothing trains after them."""
         return replace(super().check(facts), packed=self.name)
 
-    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
-        """Put fake quantizers on weights and inputs, and set the input ranges on training rows."""
-        for target in self._targets(model, context):
-            multiplied = any(map(is_linear, target.modules))
-            limit = self.largest_code if multiplied else LIMIT
-            attach(target, FakeQuantWeight(output_axis(target.modules[0]), limit))
-            for module in filter(is_linear, target.modules):
-                module.add_module("input_quantizer", FakeQuantInput(self.average).to(context.device))
-                module.register_forward_pre_hook(quantize_input)
+    def fit(self, model: PreTrainedModel, context: Context) -> Prepared:
+        """The input ranges, on training rows."""
+        self.insert(model, {}, context)
         model.eval()
         with torch.no_grad(), parametrize.cached():
             for batch in context.calibration(self.calibration):
                 forward_logits(model, batch)
+        return Prepared({}, {name: value for name, value in model.state_dict().items() if ".input_quantizer." in name})
+
+    def insert(self, model: PreTrainedModel, spec: dict[str, Any], context: Context) -> PreTrainedModel:
+        """Put fake quantizers on weights and inputs."""
+        for target in self._targets(model, context):
+            multiplied = any(map(is_linear, target.modules))
+            limit = self.largest_code if multiplied else LIMIT
+            attach(target.modules, FakeQuantWeight(output_axis(target.modules[0]), limit))
+            for module in filter(is_linear, target.modules):
+                module.add_module("input_quantizer", FakeQuantInput(self.average).to(context.device))
+                module.register_forward_pre_hook(quantize_input)
         return model
 
-    def begin(self, model: PreTrainedModel) -> None:
+    def begin(self, work: Work) -> None:
         """Every input range must have seen data."""
-        quantizers = [module for module in model.modules() if isinstance(module, FakeQuantInput)]
+        quantizers = [module for module in work.model.modules() if isinstance(module, FakeQuantInput)]
         if any(int(quantizer.seen) == 0 for quantizer in quantizers):
             raise UserError(f"{self.name}: some layers saw no data; raise calibration, or exclude them by select")
 
-    def step(self, model: PreTrainedModel, progress: float) -> None:
+    def step(self, work: Work) -> None:
         """Let the ranges follow until `end`, then hold them."""
-        if progress >= 1.0:
-            for module in model.modules():
+        if work.progress >= 1.0:
+            for module in work.model.modules():
                 if isinstance(module, FakeQuantInput):
                     module.observing.fill_(False)
 
-    def convert(self, model: PreTrainedModel) -> PreTrainedModel:
+    def convert(self, work: Work) -> PreTrainedModel:
         """Replace fake-quantized modules by packed ones; tied weights are packed once."""
+        model = work.model
         packed: dict[int, Int8Embedding | Int8Linear] = {}
         quantized = {id(module) for module in parametrized(model) if attached(module, FakeQuantWeight)}
         names = [
@@ -113,11 +124,11 @@ class Int8(Method):
             replace_module(model, name, made[id(module)])
         return model
 
-    def curves(self, model: PreTrainedModel) -> dict[str, float]:
+    def curves(self, work: Work) -> dict[str, float]:
         """‖W − Q(W)‖² / ‖W‖² over the quantized weights."""
         error = energy = 0.0
         with torch.no_grad():
-            for module in parametrized(model):
+            for module in parametrized(work.model):
                 if attached(module, FakeQuantWeight):
                     error += float((weight_of(module) - original(module)).square().sum())
                     energy += float(original(module).square().sum())

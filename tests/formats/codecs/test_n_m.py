@@ -18,6 +18,7 @@ from compress_exp.methods.prune.n_m import NMPruning, n_m_mask
 from compress_exp.methods.quant.bf16 import BFloat16
 from compress_exp.methods.quant.int8 import Int8
 from compress_exp.models.forward import forward_logits
+from tests.moments import at
 
 
 def sparse(n, m, dtype=torch.float32, shape=(12, 64)):
@@ -89,9 +90,9 @@ def test_an_artifact_is_stored_so_and_loads_with_equal_logits(
     model = pruned(tiny(model_type), context(model_type), no_budget, n, m)
     if kind == "int8":
         method = Int8(name="quant/static", train=no_budget)
-        model = method.convert(method.prepare(model, context(model_type)))
+        model = method.convert(at(method.prepare(model, context(model_type))))
     if kind == "bf16":
-        model = BFloat16(name="quant/bf16", train=no_budget).convert(model)
+        model = BFloat16(name="quant/bf16", train=no_budget).convert(at(model))
     save(model, PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE())), tmp_path)
     stored, names = load_file(tmp_path / "model.safetensors"), [name for name, _ in pruned_modules(model)]
     packed = [name for name in names if f"{name}.weight_patterns" in stored]

@@ -10,6 +10,7 @@ from compress_exp.methods.parametrized import bake, lock, mark_masked
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.models.families.base import family_of, layer_counts
 from compress_exp.models.forward import forward_logits
+from tests.moments import at
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_more_layers_than_the_teacher_has_are_refused(facts, budget):
 def test_a_student_of_a_pruned_parent_keeps_zeros_and_marks(tiny, context, budget):
     prune = MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.7, schedule="one_shot")
     model = prune.prepare(tiny("bert"), context("bert"))
-    prune.step(model, 1.0)
+    prune.step(at(model, 1.0))
     mark_masked(model)
     bake(model)
     lock(model)

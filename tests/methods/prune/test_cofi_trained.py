@@ -16,6 +16,7 @@ from compress_exp.methods.parametrized import owned
 from compress_exp.methods.prune.cofi import CofiPruning, UnitGate
 from compress_exp.models.families.base import family_of
 from tests.experiments import planned
+from tests.moments import at
 from tests.slimming import build
 
 LAYERS, WIDTH, INNER, HEADS = 4, 32, 64, 2
@@ -64,9 +65,9 @@ def test_with_gates_that_are_open_or_closed_the_expected_share_is_what_disappear
     assert expected == pytest.approx(gone / PRUNABLE, abs=1e-6)
     before = {id(gate): gate.fixed() > 0 for _, gate in owned(model, method.name, UnitGate)}
     with torch.no_grad():
-        replace(method, sparsity=expected).finish(model)
+        replace(method, sparsity=expected).finish(at(model))
         assert all(torch.equal(gate.keep, before[id(gate)]) for _, gate in owned(model, method.name, UnitGate))
-        smaller = method.convert(model)
+        smaller = method.convert(at(model))
     lost = sum(p.numel() for p in build(model_type).parameters()) - sum(p.numel() for p in smaller.parameters())
     assert lost == gone
 

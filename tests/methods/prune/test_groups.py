@@ -12,6 +12,7 @@ from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.prune.movement import MovementGate, MovementPruning
 from compress_exp.methods.select import Select, targets
 from compress_exp.models.families.base import family_of
+from tests.moments import at
 
 
 def outputs_of(model):
@@ -24,7 +25,7 @@ def outputs_of(model):
 def pruned_first(model, context, budget):
     """The model as a later stage finds it, half of every tensor gone."""
     method = MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.5)
-    method.step(method.prepare(model, context), 1.0)
+    method.step(at(method.prepare(model, context), 1.0))
     mark_masked(model)
     bake(model)
     lock(model)
@@ -63,7 +64,7 @@ def test_blocks_land_on_the_amount_within_half_a_block(model_type, scope, block,
     for _, gate in owned(model, method.name, MovementGate):
         gate.scores.data.copy_(torch.randn(gate.scores.shape, generator=generator))
         scores.append(gate.scores.detach().T if model_type == "gpt2" else gate.scores.detach())
-    method.step(model, 1.0)
+    method.step(at(model, 1.0))
     bake(model)
     weights, counts = outputs_of(model), []
     for weight, old, grid in zip(weights, before, scores, strict=True):
@@ -108,7 +109,7 @@ def test_trimmed_rows_and_columns_land_on_the_amount_within_half_a_group(
     before = [weight.clone() for weight in before]
     method.prepare(model, context(model_type))
     with torch.no_grad():
-        method.finish(model)
+        method.finish(at(model))
     bake(model)
     weights = outputs_of(model)
     for weight, old in zip(weights, before, strict=True):

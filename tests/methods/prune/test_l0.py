@@ -13,6 +13,7 @@ from compress_exp.layers.surgery import pruned_modules
 from compress_exp.methods.parametrized import bake, owned
 from compress_exp.methods.prune.l0 import HardConcrete, L0Pruning, open_probability, sampled, stretched
 from tests.experiments import planned
+from tests.moments import at
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_every_evaluation_of_a_step_sees_the_same_draw_and_the_next_step_another
     module, gate = owned(model, method.name, HardConcrete)[0]
     first = module.weight.detach().clone()
     assert torch.equal(module.weight, first)
-    method.after_step(model, 0.1)
+    method.after_step(at(model, rate=0.1))
     assert not torch.equal(module.weight, first)
     others = [other.z() for _, other in owned(model, method.name, HardConcrete)[1:] if other.mask.shape == (32, 32)]
     assert not any(torch.equal(gate.z(), other) for other in others)
@@ -49,7 +50,7 @@ def test_every_evaluation_of_a_step_sees_the_same_draw_and_the_next_step_another
 def test_the_penalty_is_the_expected_number_of_open_gates_over_the_weights_of_bert_base(tiny, context, method):
     model = method.prepare(tiny("gpt2"), context("gpt2"))
     chance = 1 / (1 + math.exp(-(2.197 - 2 / 3 * math.log(0.1 / 1.1))))
-    penalty = method.penalty(model, 1.0)
+    penalty = method.penalty(at(model, 1.0))
     assert penalty.requires_grad and penalty.item() == pytest.approx(125 * chance * 32_768 / 84_934_656, rel=1e-5)
 
 
@@ -60,8 +61,8 @@ def test_what_is_exported_is_the_gate_outside_training_after_trimming(tiny, cont
     for _, gate in owned(model, method.name, HardConcrete):
         gate.log_alpha.data.copy_(torch.randn_like(gate.log_alpha))
     log_alpha = model.get_submodule(name).parametrizations.weight[0].log_alpha.detach().clone()
-    method.finish(model)
-    assert method.curves(model)["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    method.finish(at(model))
+    assert method.curves(at(model))["sparsity"] == pytest.approx(0.5, abs=1e-3)
     model.eval()
     bake(model)
     weight = model.get_submodule(name).weight
@@ -76,10 +77,10 @@ def test_without_trimming_it_reports_what_closed(tiny, context, method):
     free = replace(method, trim=False, sparsity=None)
     model = free.prepare(tiny("bert"), context("bert"))
     gates = [gate for _, gate in owned(model, free.name, HardConcrete)]
-    assert free.curves(model)["sparsity"] == 0.0
+    assert free.curves(at(model))["sparsity"] == 0.0
     for gate in gates:
         gate.log_alpha.data[:, ::4] = -5.0
-    assert free.curves(model)["sparsity"] == pytest.approx(0.25)
+    assert free.curves(at(model))["sparsity"] == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(("family", "scope"), [("bert", "tensor"), ("gpt2", "row")])

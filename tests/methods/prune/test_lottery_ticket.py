@@ -50,7 +50,7 @@ def test_each_round_starts_from_the_pretrained_weights_with_half_of_what_was_lef
     built, plan = run(family, data, dense, tmp_path / "a")
     assert built.steps == 9
     starts = [entry for entry in watched if entry[0] % 3 == 0]
-    pretrained = plan.model.load(plan.task, built.tokenizer, plan.seed).state_dict()
+    pretrained = plan.model.load(plan.task, built.context.tokenizer, plan.seed).state_dict()
     for number, (_, weights, masks, state) in enumerate(starts):
         assert all(torch.equal(weight, pretrained[name]) for name, weight in weights.items())
         assert zeros(masks) == pytest.approx([1 - 0.5**number] * len(masks), abs=1e-3)

@@ -11,6 +11,7 @@ from compress_exp.layers.weights import original
 from compress_exp.methods.parametrized import Mask, attached, bake, lock, mark_masked
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.select import Select, targets
+from tests.moments import at
 
 FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
 
@@ -23,7 +24,7 @@ def method(budget):
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_every_projection_of_every_family_is_pruned_and_nothing_else(model_type, tiny, context, method):
     model = method.prepare(tiny(model_type), context(model_type))
-    method.step(model, 1.0)
+    method.step(at(model, 1.0))
     mark_masked(model)
     bake(model)
     for name, module in model.named_modules():
@@ -41,7 +42,7 @@ def test_every_projection_of_every_family_is_pruned_and_nothing_else(model_type,
 def test_zero_sparsity_changes_no_bit(tiny, context, method, batch):
     plain, model = tiny("bert"), tiny("bert")
     zero = replace(method, sparsity=0.0)
-    zero.step(zero.prepare(model, context("bert")), 1.0)
+    zero.step(at(zero.prepare(model, context("bert")), 1.0))
     bake(model)
     after = model.state_dict()
     for name, tensor in plain.state_dict().items():
@@ -66,7 +67,7 @@ def test_gradual_zeros_follow_the_cubic_schedule_and_stay_zero_through_adam_and_
     previous = [torch.zeros_like(weight, dtype=torch.bool) for weight in written()]
     for step in range(20):
         model(input_ids=batch["input_ids"]).logits.square().mean().backward()
-        method.step(model, (step + 1) / 20)
+        method.step(at(model, (step + 1) / 20))
         behind = [original(target.modules[0]).detach().clone() for target in targets(model, family, Select())]
         optimizer.step()
         optimizer.zero_grad()
@@ -82,11 +83,11 @@ def test_gradual_zeros_follow_the_cubic_schedule_and_stay_zero_through_adam_and_
 def test_a_cut_per_tensor_follows_a_global_one(tiny, context, method):
     wide = replace(method, scope="global")
     model = wide.prepare(tiny("bert"), context("bert"))
-    wide.step(model, 1.0)
+    wide.step(at(model, 1.0))
     mark_masked(model)
     bake(model)
     lock(model)
-    method.step(method.prepare(model, context("bert")), 1.0)
+    method.step(at(method.prepare(model, context("bert")), 1.0))
     for module in (target.modules[0] for target in targets(model, context("bert").family, Select())):
         assert float((~attached(module, Mask).mask).float().mean()) >= 0.499
 
@@ -94,7 +95,7 @@ def test_a_cut_per_tensor_follows_a_global_one(tiny, context, method):
 def test_kept_weights_are_untouched_by_the_mask(tiny, context, method):
     before = {name: p.clone() for name, p in tiny("bert").named_parameters()}
     model = method.prepare(tiny("bert"), context("bert"))
-    method.step(model, 1.0)
+    method.step(at(model, 1.0))
     bake(model)
     for name, parameter in model.named_parameters():
         kept = parameter != 0
@@ -103,7 +104,7 @@ def test_kept_weights_are_untouched_by_the_mask(tiny, context, method):
 
 def test_a_later_stage_keeps_what_was_pruned_but_not_every_zero(tiny, context, method):
     model = method.prepare(tiny("bert"), context("bert"))
-    method.step(model, 1.0)
+    method.step(at(model, 1.0))
     mark_masked(model)
     bake(model)
     model.classifier.weight.data[0, 0] = 0.0
@@ -115,13 +116,13 @@ def test_a_later_stage_keeps_what_was_pruned_but_not_every_zero(tiny, context, m
 
 def test_a_second_pruning_goes_on_from_the_first(tiny, context, method):
     model = method.prepare(tiny("bert"), context("bert"))
-    method.step(model, 1.0)
+    method.step(at(model, 1.0))
     mark_masked(model)
     bake(model)
     first = {name: p == 0 for name, p in model.named_parameters()}
     lock(model)
     second = replace(method, sparsity=0.8)
-    second.step(second.prepare(model, context("bert")), 1.0)
+    second.step(at(second.prepare(model, context("bert")), 1.0))
     bake(model)
     query = "bert.encoder.layer.0.attention.self.query.weight"
     now = dict(model.named_parameters())[query]
@@ -138,7 +139,7 @@ def test_tied_weights_are_pruned_once_and_stay_tied(tiny, context, budget):
         select=Select(roles=("embedding", "head")),
     )
     model = method.prepare(tiny("gpt2"), context("gpt2"))
-    method.step(model, 1.0)
+    method.step(at(model, 1.0))
     bake(model)
     assert model.lm_head.weight is model.transformer.wte.weight
     assert int((model.lm_head.weight == 0).sum()) == math.ceil(0.5 * model.lm_head.weight.numel())
@@ -149,7 +150,7 @@ def test_a_tensor_pruned_to_nothing_is_refused(tiny, context, budget):
     model = tiny("bert")
     model.bert.encoder.layer[0].attention.self.query.weight.data *= 1e-6
     with pytest.raises(UserError, match="prunes a whole tensor to nothing"):
-        method.step(method.prepare(model, context("bert")), 1.0)
+        method.step(at(method.prepare(model, context("bert")), 1.0))
 
 
 def test_coverage_zero_is_refused(tiny, context, method):

@@ -12,6 +12,7 @@ from compress_exp.methods.parametrized import attached, bake, lock, mark_masked,
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.prune.movement import MovementGate, MovementPruning
 from compress_exp.methods.prune.soft_movement import SoftMovementPruning
+from tests.moments import at
 
 
 @pytest.fixture
@@ -20,17 +21,17 @@ def method(budget):
 
 
 def optimise(method, model, batch, steps, rate=1e-3):
-    groups = method.parameter_groups(model)
+    groups = method.parameter_groups(at(model))
     own = {id(p) for group in groups for p in group["params"]}
     groups.append({"params": [p for p in model.parameters() if id(p) not in own]})
     optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=0.0)
     for step in range(steps):
         logits = model(input_ids=batch["input_ids"]).logits
         loss = nn.functional.cross_entropy(logits, torch.tensor([0, 1, 0]))
-        penalty = method.penalty(model, (step + 1) / steps)
+        penalty = method.penalty(at(model, (step + 1) / steps))
         (loss if penalty is None else loss + penalty).backward()
         with torch.no_grad():
-            method.step(model, method.own_progress((step + 1) / steps))
+            method.step(at(model, method.own_progress((step + 1) / steps)))
         optimizer.step()
         optimizer.zero_grad()
 
@@ -67,7 +68,7 @@ def test_weights_that_move_away_from_zero_stay(tiny, context, method):
     model = method.prepare(tiny("bert"), context("bert"))
     _, gate = owned(model, method.name, MovementGate)[0]
     gate.scores.data.copy_(torch.randn_like(gate.scores))
-    method.step(model, 1.0)
+    method.step(at(model, 1.0))
     assert int(gate.mask.sum()) == gate.mask.numel() - round(0.5 * gate.mask.numel())
     scores = gate.scores.detach()
     assert float(scores[gate.mask].min()) >= float(scores[~gate.mask].max())
@@ -76,7 +77,7 @@ def test_weights_that_move_away_from_zero_stay(tiny, context, method):
 def test_pruned_weights_may_come_back_but_not_those_of_an_earlier_stage(tiny, context, method, batch, budget):
     model = tiny("bert")
     early = MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.2)
-    early.step(early.prepare(model, context("bert")), 1.0)
+    early.step(at(early.prepare(model, context("bert")), 1.0))
     mark_masked(model)
     bake(model)
     lock(model)
@@ -91,7 +92,7 @@ def test_pruned_weights_may_come_back_but_not_those_of_an_earlier_stage(tiny, co
         with torch.no_grad():
             for _, gate in modules:
                 gate.scores.grad = torch.randn_like(gate.scores)
-            method.step(model, progress)
+            method.step(at(model, progress))
         masks.append([gate.mask.clone() for _, gate in modules])
         optimizer.step()
     assert any(bool((new & ~old).any()) for new, old in zip(masks[-1], masks[-2], strict=True))
@@ -118,7 +119,7 @@ def test_whole_blocks_of_outputs_and_inputs_are_pruned(model_type, tiny, context
     model = blocks.prepare(tiny(model_type), context(model_type))
     for _, gate in owned(model, method.name, MovementGate):
         gate.scores.data.copy_(torch.randn_like(gate.scores))
-    blocks.step(model, 1.0)
+    blocks.step(at(model, 1.0))
     for module, _ in owned(model, method.name, MovementGate):
         weight = module.weight.T if model_type == "gpt2" else module.weight
         tiles = (weight != 0).unfold(0, 16, 16).unfold(1, 8, 8).flatten(2)
@@ -133,14 +134,14 @@ def test_a_soft_mask_is_the_scores_above_the_threshold(tiny, context, budget):
     for gate in gates:
         gate.scores.data.copy_(4 * torch.randn_like(gate.scores))
     expected = sum(torch.sigmoid(g.scores).sum().item() for g in gates) / 84_934_656
-    assert soft.penalty(model, 1.0).item() == pytest.approx(400 * expected, rel=1e-5)
-    assert soft.penalty(model, 0.5).item() == pytest.approx(350 * expected, rel=1e-5)
-    soft.step(model, 0.5)
+    assert soft.penalty(at(model, 1.0)).item() == pytest.approx(400 * expected, rel=1e-5)
+    assert soft.penalty(at(model, 0.5)).item() == pytest.approx(350 * expected, rel=1e-5)
+    soft.step(at(model, 0.5))
     assert all(torch.equal(gate.mask, torch.sigmoid(gate.scores) > 0.0875) for gate in gates)
-    soft.step(model, 1.0)
+    soft.step(at(model, 1.0))
     assert all(torch.equal(gate.mask, torch.sigmoid(gate.scores) > 0.1) for gate in gates)
     reached = 1 - sum(int(gate.mask.sum()) for gate in gates) / sum(gate.mask.numel() for gate in gates)
-    assert soft.curves(model)["sparsity"] == pytest.approx(reached)
+    assert soft.curves(at(model))["sparsity"] == pytest.approx(reached)
 
 
 def test_the_penalty_closes_a_soft_mask_and_trimming_lands_on_the_amount(tiny, context, batch, budget):
@@ -159,15 +160,15 @@ def test_the_penalty_closes_a_soft_mask_and_trimming_lands_on_the_amount(tiny, c
     for method in (free, soft):
         model = method.prepare(tiny("bert"), context("bert"))
         optimise(method, model, batch, 30)
-        method.finish(model)
-        reached[method] = method.curves(model)["sparsity"]
+        method.finish(at(model))
+        reached[method] = method.curves(at(model))["sparsity"]
         for module, gate in owned(model, method.name, MovementGate):
             assert attached(module, MovementGate) is gate and bool((module.weight[~gate.mask] == 0).all())
     assert 0.05 < reached[free] < 0.6, reached
     closed = replace(free, strength=1e6, score_learning_rate=0.5)
     model = closed.prepare(tiny("bert"), context("bert"))
     optimise(closed, model, batch, 30)
-    assert closed.curves(model)["sparsity"] == pytest.approx(0.995, abs=1e-3)
+    assert closed.curves(at(model))["sparsity"] == pytest.approx(0.995, abs=1e-3)
     assert reached[soft] == pytest.approx(0.7, abs=1e-3)
 
 
@@ -182,14 +183,14 @@ def test_settings_that_cannot_be_are_refused(budget, no_budget, tiny, context, m
         SoftMovementPruning(name="prune/soft_movement", train=budget, trim=True)
     whole = replace(method, block=(512, 512), sparsity=0.6)
     with pytest.raises(UserError, match="a whole tensor to nothing"):
-        whole.step(whole.prepare(tiny("bert"), context("bert")), 1.0)
+        whole.step(at(whole.prepare(tiny("bert"), context("bert")), 1.0))
 
 
 def test_the_trained_tensor_is_behind_the_gate(tiny, context, method):
     model = method.prepare(tiny("bert"), context("bert"))
     module, _ = owned(model, method.name, MovementGate)[0]
     before = original(module).clone()
-    method.step(model, 1.0)
+    method.step(at(model, 1.0))
     assert torch.equal(original(module), before)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from compress_exp.layers.weights import original
 from compress_exp.methods.parametrized import attach
 from compress_exp.methods.prune.movement import MovementGate, MovementPruning
-from compress_exp.methods.select import Target
+from tests.moments import at
 
 ROWS, WIDTH, TOKENS, RATE, SCORE_RATE = 6, 8, 20, 0.05, 2.0
 
@@ -42,8 +42,8 @@ def test_scores_gather_minus_the_rate_times_gradient_times_weight_and_the_top_of
     gate = MovementGate(linear.weight, block)
     gate.owner = method.name
     model = nn.Sequential(linear)
-    attach(Target(("0",), "ffn_in", (linear,)), gate)
-    (own,) = method.parameter_groups(model)
+    attach([linear], gate)
+    (own,) = method.parameter_groups(at(model))
     assert own["params"] == [gate.scores] and own["lr"] == 0.01
     optimizer = torch.optim.SGD([{"params": own["params"], "lr": SCORE_RATE}, {"params": [original(linear)]}], lr=RATE)
     mask, scores, came_back, steps = np.ones((ROWS, WIDTH), dtype=bool), np.zeros(gate.scores.shape), 0, 10
@@ -52,7 +52,7 @@ def test_scores_gather_minus_the_rate_times_gradient_times_weight_and_the_top_of
             2 * TOKENS
         ).backward()
         with torch.no_grad():
-            method.step(model, (step + 1) / steps)
+            method.step(at(model, (step + 1) / steps))
         optimizer.step()
         optimizer.zero_grad()
         gradient = (inputs @ (weight * mask).T - wanted).T @ inputs / TOKENS

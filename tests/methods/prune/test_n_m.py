@@ -14,6 +14,7 @@ from compress_exp.methods.prune.n_m import NMPruning, n_m_mask
 from compress_exp.methods.select import Select, targets
 from compress_exp.models.families.base import input_widths, is_conv1d
 from tests.experiments import planned
+from tests.moments import at
 
 FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
 
@@ -56,7 +57,7 @@ def test_every_group_along_the_inputs_of_every_family_has_exactly_n_left(model_t
         chosen = targets(model, context(model_type).family, Select())
         for target in chosen:
             assert bool(((groups_of(target.modules[0], m) != 0).sum(1) == n).all()), target.names
-        assert pruning.curves(model)["sparsity"] == 0.5
+        assert pruning.curves(at(model))["sparsity"] == 0.5
 
 
 def test_by_magnitude_it_asks_for_no_data(tiny, context, method):
@@ -64,7 +65,7 @@ def test_by_magnitude_it_asks_for_no_data(tiny, context, method):
         raise AssertionError
 
     model = method.prepare(tiny("bert"), replace(context("bert"), calibration=refuse))
-    assert method.curves(model)["sparsity"] == 0.5
+    assert method.curves(at(model))["sparsity"] == 0.5
 
 
 def test_wanda_and_magnitude_leave_kept_weights_alone_and_choose_differently(tiny, context, method):
@@ -90,7 +91,7 @@ def test_n_equal_to_m_changes_no_bit(criterion, tiny, context, method):
 def test_after_another_pruning_at_most_n_are_left_and_none_comes_back(criterion, tiny, context, method, no_budget):
     first = MagnitudePruning(name="prune/magnitude", train=no_budget, sparsity=0.4)
     model = first.prepare(tiny("gpt2"), context("gpt2"))
-    first.step(model, 1.0)
+    first.step(at(model, 1.0))
     mark_masked(model)
     bake(model)
     lock(model)

@@ -14,6 +14,7 @@ from compress_exp.methods.parametrized import bake, mark_masked, owned
 from compress_exp.methods.prune.group_lasso import GroupLassoPruning, group_soft_threshold
 from compress_exp.methods.prune.l1 import L1Pruning, Proximal, choose_strength, soft_threshold
 from compress_exp.methods.rate import rate_factor
+from tests.moments import at
 
 
 def objective(w, v, amount, axis):
@@ -68,9 +69,9 @@ def test_l1_leaves_zeros_that_stay_and_are_told(model_type, tiny, context, budge
     method = L1Pruning(name="prune/l1", train=budget, strength=1.0)
     model = method.prepare(tiny(model_type), context(model_type))
     with torch.no_grad():
-        method.after_step(model, 0.01)
-        method.step(model, 1.0)
-    share = method.curves(model)["sparsity"]
+        method.after_step(at(model, rate=0.01))
+        method.step(at(model, 1.0))
+    share = method.curves(at(model))["sparsity"]
     mark_masked(model)
     bake(model)
     weights = [module.weight for _, module in pruned_modules(model)]
@@ -88,9 +89,9 @@ def test_the_chosen_strength_zeroes_half_where_no_gradient_holds_against_it(kind
     model = method.prepare(tiny("bert"), replace(context("bert"), steps=steps))
     with torch.no_grad():
         for step in range(steps):
-            method.after_step(model, budget.learning_rate * rate_factor(step, steps, budget.warmup))
+            method.after_step(at(model, rate=budget.learning_rate * rate_factor(step, steps, budget.warmup)))
     # Of 32 rows the median one may be left at a rounding error.
-    assert method.curves(model)["sparsity"] == pytest.approx(0.5, abs=0.035)
+    assert method.curves(at(model))["sparsity"] == pytest.approx(0.5, abs=0.035)
 
 
 @pytest.mark.parametrize("model_type", ["bert", "gpt2"])
@@ -105,12 +106,12 @@ def test_groups_go_as_a_whole_also_when_trimmed(model_type, group, tiny, context
             weight = module.parametrizations.weight.original
             outputs = weight.T if model_type == "gpt2" else weight
             (outputs if group == "row" else outputs.T)[3].mul_(1e-3)
-        method.after_step(model, 0.001)
+        method.after_step(at(model, rate=0.001))
         for module, _ in owned(model, method.name, Proximal):
             outputs = module.weight.T if model_type == "gpt2" else module.weight
             groups = outputs if group == "row" else outputs.T
             assert int((groups == 0).all(1).sum()) == 1 and bool((groups[3] == 0).all())
-        method.finish(model)
+        method.finish(at(model))
     for module, _ in owned(model, method.name, Proximal):
         outputs = module.weight.T if model_type == "gpt2" else module.weight
         groups = outputs if group == "row" else outputs.T

@@ -13,6 +13,7 @@ from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.prune.random import RandomPruning
 from compress_exp.methods.select import Select, targets
 from compress_exp.models.families.base import family_of
+from tests.moments import at
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def weights_of(model):
 
 
 def pruned(method, model, context, seed=0):
-    method.step(method.prepare(model, replace(context, seed=seed)), 1.0)
+    method.step(at(method.prepare(model, replace(context, seed=seed)), 1.0))
     bake(model)
     return weights_of(model)
 

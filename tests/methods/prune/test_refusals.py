@@ -21,6 +21,7 @@ from compress_exp.methods.prune.sparsegpt import Hessian, SparseGPTPruning
 from compress_exp.methods.prune.wanda import SquaredNorms, WandaPruning
 from compress_exp.methods.select import Select, targets
 from tests.experiments import configure, planned
+from tests.moments import at
 
 ROUNDS = {"rounds": 2, "rewind": 0.0}
 TIMES = ROUNDS | {"start": 0.25, "end": 0.75}
@@ -108,20 +109,20 @@ def test_a_penalty_that_shrinks_a_whole_tensor_to_zero_is_refused_at_the_end(kin
         module, gate = owned(model, method.name, Proximal)[5]
         gate.strength.fill_(1e5)
         with torch.no_grad():
-            method.after_step(model, 1e-3)
+            method.after_step(at(model, rate=1e-3))
             assert not bool(original(module).any())
             with pytest.raises(UserError, match="prune/x prunes a whole tensor to nothing"):
-                method.finish(model)
+                method.finish(at(model))
 
 
 def test_closed_gates_of_a_whole_tensor_are_refused_at_the_end(tiny, context, budget):
     l0 = L0Pruning(name="prune/l0", train=budget)
     model = l0.prepare(tiny("bert"), context("bert"))
     with torch.no_grad():
-        l0.finish(model)
+        l0.finish(at(model))
         owned(model, l0.name, HardConcrete)[3][1].log_alpha.fill_(-5.0)
         with pytest.raises(UserError, match="prune/l0 prunes a whole tensor to nothing"):
-            l0.finish(model)
+            l0.finish(at(model))
 
 
 def test_trimming_globally_refuses_to_empty_a_tensor_of_low_scores_but_each_for_itself_does_not(tiny, context, budget):
@@ -133,10 +134,10 @@ def test_trimming_globally_refuses_to_empty_a_tensor_of_low_scores_but_each_for_
                 gate.scores.copy_(torch.randn_like(gate.scores) - (10 if index == 2 else 0))
             if scope == "global":
                 with pytest.raises(UserError, match="prune/soft prunes a whole tensor to nothing"):
-                    soft.finish(model)
+                    soft.finish(at(model))
             else:
-                soft.finish(model)
-                assert soft.curves(model)["sparsity"] == pytest.approx(0.5, abs=1e-3)
+                soft.finish(at(model))
+                assert soft.curves(at(model))["sparsity"] == pytest.approx(0.5, abs=1e-3)
 
 
 def test_a_pruning_refused_for_a_whole_tensor_says_so_within_a_run(data, dense, tmp_path):

@@ -22,6 +22,7 @@ from compress_exp.methods.prune.sparsegpt import (
 )
 from compress_exp.methods.prune.wanda import wanda_scores
 from compress_exp.methods.select import Select, targets
+from tests.moments import at
 
 FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
 
@@ -209,7 +210,7 @@ def test_zero_sparsity_changes_no_bit(tiny, context, method):
 def test_it_goes_on_from_an_earlier_pruning(tiny, context, method, no_budget):
     first = MagnitudePruning(name="prune/magnitude", train=no_budget, sparsity=0.5)
     model = first.prepare(tiny("t5"), context("t5"))
-    first.step(model, 1.0)
+    first.step(at(model, 1.0))
     mark_masked(model)
     bake(model)
     lock(model)

@@ -15,6 +15,7 @@ from compress_exp.methods.prune.wanda import SquaredNorms, WandaPruning, wanda_s
 from compress_exp.methods.select import Select, targets
 from compress_exp.models.families.base import is_conv1d
 from compress_exp.models.forward import forward_logits
+from tests.moments import at
 
 FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
 
@@ -106,9 +107,9 @@ def test_every_projection_of_every_family_loses_half_of_each_row_and_keeps_the_r
     before = {name: tensor.clone() for name, tensor in tiny(model_type).state_dict().items()}
     model = method.prepare(tiny(model_type), context(model_type))
     with torch.no_grad():
-        method.step(model, 1.0)
+        method.step(at(model, 1.0))
     modules = [target.modules[0] for target in targets(model, context(model_type).family, Select())]
-    assert method.curves(model)["sparsity"] == 0.5
+    assert method.curves(at(model))["sparsity"] == 0.5
     for module in modules:
         zeros = (rows_of(module, module.weight) == 0).sum(1)
         assert bool((zeros == round(0.5 * rows_of(module, module.weight).shape[1])).all())
@@ -160,7 +161,7 @@ def test_zero_sparsity_changes_no_bit(tiny, context, method):
 def test_it_goes_on_from_an_earlier_pruning(tiny, context, method, budget):
     first = MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.5)
     model = first.prepare(tiny("bert"), context("bert"))
-    first.step(model, 1.0)
+    first.step(at(model, 1.0))
     mark_masked(model)
     bake(model)
     lock(model)
@@ -181,7 +182,7 @@ def test_a_number_of_parameters_is_reached(tiny, context, method):
         0.625 * sum(original(t.modules[0]).numel() for t in targets(model, context("bert").family, Select()))
     )
     model = replace(method, sparsity=None, parameters=wanted).prepare(model, context("bert"))
-    assert method.curves(model)["sparsity"] == pytest.approx(0.625, abs=0.01)
+    assert method.curves(at(model))["sparsity"] == pytest.approx(0.625, abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.quant.fake import FakeQuantInput, FakeQuantWeight, input_grid, row_scale
 from compress_exp.methods.quant.int8 import Int8
 from compress_exp.models.forward import forward_logits
+from tests.moments import at
 
 FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
 
@@ -78,10 +79,10 @@ def test_ranges_are_the_mean_at_first_and_a_moving_average_after():
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_packed_models_compute_what_the_fake_quantized_ones_did(model_type, tiny, context, method, batch):
     model = method.prepare(tiny(model_type), context(model_type))
-    method.step(model, 1.0)
+    method.step(at(model, 1.0))
     with torch.no_grad(), parametrize.cached():
         fake = forward_logits(model, batch)
-    model = method.convert(model)
+    model = method.convert(at(model))
     bake(model)
     with torch.no_grad():
         packed = forward_logits(model, batch)
@@ -93,7 +94,7 @@ def test_every_projection_and_table_is_int8(model_type, tiny, context, method):
     model = method.prepare(tiny(model_type), context(model_type))
     family = context(model_type).family
     names = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Module) and n and family.role(n, m)}
-    model = method.convert(model)
+    model = method.convert(at(model))
     for name in names:
         module, stack = model.get_submodule(name), family.stack_of(name)
         if stack is not None and family.role(name, torch.nn.Linear(1, 1)) is not None:
@@ -103,7 +104,7 @@ def test_every_projection_and_table_is_int8(model_type, tiny, context, method):
 
 @pytest.mark.parametrize("model_type", ["gpt2", "t5", "bart"])
 def test_tied_heads_share_their_packed_table(model_type, tiny, context, method):
-    model = method.convert(method.prepare(tiny(model_type), context(model_type)))
+    model = method.convert(at(method.prepare(tiny(model_type), context(model_type))))
     table, head = model.get_input_embeddings(), model.get_output_embeddings()
     assert isinstance(head, Int8Linear)
     assert head.weight.data_ptr() == table.weight.data_ptr()
@@ -113,14 +114,14 @@ def test_tied_heads_share_their_packed_table(model_type, tiny, context, method):
 def test_quantizing_after_pruning_keeps_every_zero(tiny, context, method, budget):
     prune = MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.7, schedule="one_shot")
     model = prune.prepare(tiny("bert"), context("bert"))
-    prune.step(model, 1.0)
+    prune.step(at(model, 1.0))
     mark_masked(model)
     bake(model)
     zeros = {n: m.weight == 0 for n, m in model.named_modules() if n.endswith("dense") and "layer" in n}
     lock(model)
     model = method.prepare(model, context("bert"))
     mark_masked(model)
-    model = method.convert(model)
+    model = method.convert(at(model))
     for name, mask in zeros.items():
         packed = model.get_submodule(name)
         assert isinstance(packed, Int8Linear)
@@ -148,7 +149,7 @@ def test_what_is_multiplied_stays_where_no_cpu_overflows(model_type, safe, tiny,
     model = method.prepare(tiny(model_type), context(model_type))
     grids = {id(m): attached(m, FakeQuantWeight).limit for m in model.modules() if attached(m, FakeQuantWeight)}
     assert set(grids.values()) <= ({63, 127} if safe else {127})
-    model = method.convert(model)
+    model = method.convert(at(model))
     tied = model.get_output_embeddings() is not None and model_type in ("gpt2", "t5", "bart")
     for name, largest in largest_codes(model).items():
         module = model.get_submodule(name)

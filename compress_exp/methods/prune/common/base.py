@@ -10,18 +10,22 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from compress_exp.config.checks import FieldError, UserError, check_choice
 from compress_exp.layers.weights import original
-from compress_exp.methods.base import Context, Facts, Method
+from compress_exp.methods.base import Facts, Method
+from compress_exp.methods.context import Context, Work
 from compress_exp.methods.parametrized import Mask, owned, passing, take
+from compress_exp.methods.prepared import Prepared, entries
 from compress_exp.methods.prune.common.amount import Amount, ToAmount, check_reach, content
 from compress_exp.methods.prune.common.ranking import SCOPES, NoOrder, ranked_masks, zeros_of
 from compress_exp.methods.schedules import SCHEDULES, sparsity_at
 from compress_exp.methods.select import Target, targets
+from compress_exp.methods.window import Window
 from compress_exp.models.families.base import is_conv1d
 
 if TYPE_CHECKING:
@@ -32,7 +36,7 @@ UPDATES = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pruning(ToAmount, Method):
+class Pruning(ToAmount, Window, Method):
     """Zero the weights of smallest score while the rest trains on.
 
     Attributes:
@@ -58,13 +62,23 @@ class Pruning(ToAmount, Method):
         check_reach(self.amount, self.select, facts)
         return replace(after, pruned=True)
 
-    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
-        """Give every selected weight a mask; one that an earlier stage left is taken over."""
+    def fit(self, model: PreTrainedModel, context: Context) -> Prepared | None:
+        """The scores that are decided before training."""
         chosen = targets(model, context.family, self.select)
         scores = self.fixed_scores(model, chosen, context)
-        take(chosen, self.name)
-        for index, (_, mask) in enumerate(owned(model, self.name, Mask)):
-            mask.score = None if scores is None else scores[index]
+        if scores is None:
+            return None
+        spec = {"scored": True}
+        self.insert(model, spec, context)
+        for (_, mask), score in zip(owned(model, self.name, Mask), scores, strict=True):
+            mask.score = score
+        return Prepared(spec, entries(model, [target.names[0] for target in chosen], (".score",)))
+
+    def insert(self, model: PreTrainedModel, spec: dict[str, Any], context: Context) -> PreTrainedModel:
+        """Give every selected weight a mask; one that an earlier stage left is taken over."""
+        take(targets(model, context.family, self.select), self.name)
+        for module, mask in owned(model, self.name, Mask):
+            mask.score = torch.zeros_like(original(module)) if spec.get("scored") else None
         target_sparsity(self.amount, model, self.name)
         return model
 
@@ -80,23 +94,23 @@ class Pruning(ToAmount, Method):
         """What ranks a module's weights now, in their shape."""
         return original(module).abs() if mask.score is None else mask.score
 
-    def step(self, model: PreTrainedModel, progress: float) -> None:
+    def step(self, work: Work) -> None:
         """Cut to the sparsity that the schedule asks for now.
 
         Raises:
             FieldError: scores are not finite.
             UserError: a tensor would lose every weight.
         """
-        moment = self.moment(progress)
-        holders = owned(model, self.name, Mask)
+        moment = self.moment(work.progress)
+        holders = owned(work.model, self.name, Mask)
         if float(holders[0][1].ranked_at) == moment:
             return
-        sparsity = sparsity_at(moment, target_sparsity(self.amount, model, self.name), self.schedule)
+        sparsity = sparsity_at(moment, target_sparsity(self.amount, work.model, self.name), self.schedule)
         kept = [passing(module, None if self.nested else self.name) for module, _ in holders]
         try:
             masks = self.ranked(holders, kept, sparsity)
         except NoOrder as error:
-            raise unranked(model, holders, error) from error
+            raise unranked(work.model, holders, error) from error
         set_masks(holders, masks, self.name)
         for _, mask in holders:
             mask.ranked_at.fill_(moment)
@@ -119,13 +133,13 @@ class Pruning(ToAmount, Method):
         scores = [self.score(module, mask) for module, mask in holders]
         return ranked([module for module, _ in holders], scores, kept, sparsity, self.scope)
 
-    def finish(self, model: PreTrainedModel) -> None:
+    def finish(self, work: Work) -> None:
         """Say what was reached."""
-        tell(model, self.name)
+        tell(work.model, self.name)
 
-    def curves(self, model: PreTrainedModel) -> dict[str, float]:
+    def curves(self, work: Work) -> dict[str, float]:
         """The sparsity reached, over the selected weights."""
-        return {"sparsity": sparsity_of(model, self.name)}
+        return {"sparsity": sparsity_of(work.model, self.name)}
 
 
 def target_sparsity(amount: Amount, model: PreTrainedModel, owner: str) -> float:

@@ -9,16 +9,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from compress_exp.config.checks import FieldError, UserError, check_number
 from compress_exp.layers.weights import original
-from compress_exp.methods.base import Context, Facts, Method
+from compress_exp.methods.base import Facts, Method
 from compress_exp.methods.calibration import Statistic, stream
+from compress_exp.methods.context import Context, Work
 from compress_exp.methods.parametrized import Mask, attached, passing, take
+from compress_exp.methods.prepared import Prepared, entries
 from compress_exp.methods.prune.common.amount import ToAmount, check_reach
 from compress_exp.methods.prune.common.base import sparsity_of, target_sparsity, tell
 from compress_exp.methods.select import OUTSIDE_BLOCKS, Target, targets
@@ -38,8 +40,6 @@ class CalibratedPruning(ToAmount, Method, ABC):
 
     calibration: int = 16
 
-    unused: ClassVar[tuple[str, ...]] = ("start", "end", "rounds", "rewind")
-
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("calibration", self.calibration, 1)
@@ -58,13 +58,18 @@ class CalibratedPruning(ToAmount, Method, ABC):
         check_reach(self.amount, self.select, facts)
         return replace(after, pruned=True)
 
-    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
-        """Give every selected weight its final mask; one that an earlier stage left is taken over."""
+    def fit(self, model: PreTrainedModel, context: Context) -> Prepared:
+        """The masks, and the weights that some variants change to make up for what goes."""
+        self.insert(model, {}, context)
         chosen = targets(model, context.family, self.select)
-        take(chosen, self.name)
         sparsity = target_sparsity(self.amount, model, self.name)
         if sparsity:
             self.prune(model, context, chosen, sparsity)
+        return Prepared({}, entries(model, [target.names[0] for target in chosen], (".factor", "weight.original")))
+
+    def insert(self, model: PreTrainedModel, spec: dict[str, Any], context: Context) -> PreTrainedModel:
+        """Give every selected weight a mask; one that an earlier stage left is taken over."""
+        take(targets(model, context.family, self.select), self.name)
         return model
 
     def prune(self, model: PreTrainedModel, context: Context, chosen: Sequence[Target], sparsity: float) -> None:
@@ -115,13 +120,13 @@ class CalibratedPruning(ToAmount, Method, ABC):
     ) -> tuple[Tensor, Tensor]:  # (out, in), bool (out, in)
         """The new weight and what is kept of it."""
 
-    def finish(self, model: PreTrainedModel) -> None:
+    def finish(self, work: Work) -> None:
         """Say what was reached."""
-        tell(model, self.name)
+        tell(work.model, self.name)
 
-    def curves(self, model: PreTrainedModel) -> dict[str, float]:
+    def curves(self, work: Work) -> dict[str, float]:
         """The sparsity reached, over the selected weights."""
-        return {"sparsity": sparsity_of(model, self.name)}
+        return {"sparsity": sparsity_of(work.model, self.name)}
 
 
 def rows(module: nn.Module, tensor: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch.nn import functional
 from compress_exp.config.checks import FieldError
 from compress_exp.layers.slices import Slice
 from compress_exp.losses.task import hard_loss
-from compress_exp.methods.base import Context
 from compress_exp.methods.calibration import decoder_positions, evaluating, source_positions
+from compress_exp.methods.context import Context
 from compress_exp.models.families.base import Family
 from compress_exp.models.finite import nonfinite
 from compress_exp.models.forward import forward_logits

@@ -9,12 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from compress_exp.config.checks import FieldError, check_number
-from compress_exp.methods.base import Context, Facts, Method
+from compress_exp.methods.base import Facts, Method
+from compress_exp.methods.context import Context, Work
 from compress_exp.methods.parametrized import Mask, attach, owned, passing
 from compress_exp.methods.prune.common.amount import ToAmount, check_reach
 from compress_exp.methods.prune.common.base import (
@@ -48,8 +49,6 @@ class PenaltyPruning(ToAmount, Method, ABC):
     strength: float | None
     trim: bool = False
     scope: str = "global"
-
-    unused: ClassVar[tuple[str, ...]] = ("rounds", "rewind")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,35 +90,35 @@ class PenaltyPruning(ToAmount, Method, ABC):
             check_reach(self.amount, self.select, facts)
         return replace(after, pruned=True)
 
-    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
+    def insert(self, model: PreTrainedModel, spec: dict[str, Any], context: Context) -> PreTrainedModel:
         """Give every selected weight a gate; what is locked stays so."""
         for index, target in enumerate(targets(model, context.family, self.select)):
             gate = self.gate(target, index, context).to(context.device)
             gate.owner = self.name
-            attach(target, gate)
+            attach(target.modules, gate)
         if self.trim:
             target_sparsity(self.amount, model, self.name)
         return model
 
-    def finish(self, model: PreTrainedModel) -> None:
+    def finish(self, work: Work) -> None:
         """Trim, where that is asked for.
 
         Raises:
             FieldError: scores to trim by are not finite.
             UserError: a tensor has lost every weight.
         """
-        holders = owned(model, self.name, Mask)
+        holders = owned(work.model, self.name, Mask)
         kept = [passing(module) for module, _ in holders]
         refuse_empty(kept, self.name)
         if self.trim:
-            sparsity = target_sparsity(self.amount, model, self.name)
+            sparsity = target_sparsity(self.amount, work.model, self.name)
             try:
                 masks = self.trimmed(holders, kept, sparsity)
             except NoOrder as error:
-                raise unranked(model, holders, error) from error
+                raise unranked(work.model, holders, error) from error
             set_masks(holders, masks, self.name)
-        tell(model, self.name)
+        tell(work.model, self.name)
 
-    def curves(self, model: PreTrainedModel) -> dict[str, float]:
+    def curves(self, work: Work) -> dict[str, float]:
         """The sparsity reached, over the selected weights."""
-        return {"sparsity": sparsity_of(model, self.name)}
+        return {"sparsity": sparsity_of(work.model, self.name)}

@@ -10,15 +10,19 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from compress_exp.config.checks import FieldError, check_number
+from compress_exp.layers.heads import attentions
+from compress_exp.layers.neurons import feed_forwards
 from compress_exp.layers.shapes import settle
 from compress_exp.layers.slices import Slice
-from compress_exp.methods.base import Context, Facts, Method
+from compress_exp.methods.base import Facts, Method
+from compress_exp.methods.context import Context
 from compress_exp.methods.parametrized import bake
+from compress_exp.methods.prepared import Prepared
 from compress_exp.methods.prune.common.amount import ToAmount, content, shapes_of
-from compress_exp.methods.prune.common.units import Unit, entries_of, how_many, left, remove
+from compress_exp.methods.prune.common.units import Unit, entries_of, how_many, left, survivors
 from compress_exp.models.families.base import Family
 
 if TYPE_CHECKING:
@@ -38,7 +42,6 @@ class Removal(ToAmount, Method, ABC):
     calibration: int = 16
 
     replaces_model: ClassVar[bool] = True
-    unused: ClassVar[tuple[str, ...]] = ("start", "end", "rounds", "rewind")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,22 +71,36 @@ class Removal(ToAmount, Method, ABC):
         """The largest sparsity that the architecture allows, where that is known."""
         return None
 
-    def prepare(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
-        """Cut at once."""
+    def fit(self, model: PreTrainedModel, context: Context) -> Prepared:
+        """Decide what stays."""
         bake(model)
-        return self.cut(model, context)
+        return Prepared(dict(self.kept(model, context)))
+
+    def insert(self, model: PreTrainedModel, spec: dict[str, Any], context: Context) -> PreTrainedModel:
+        """Take everything else out, heads and neurons in place."""
+        bake(model)
+        for part in [*attentions(model, context.family), *feed_forwards(model, context.family)]:
+            if part.output_name in spec:
+                part.keep(model, spec[part.output_name])
+        settle(model, context.family)
+        return model
 
     @abstractmethod
-    def cut(self, model: PreTrainedModel, context: Context) -> PreTrainedModel:
-        """The smaller model; nothing of the given one is parametrized."""
-
-    def cut_units(
-        self, model: PreTrainedModel, context: Context, parts: Sequence[Slice], units: Sequence[Unit]
-    ) -> PreTrainedModel:
-        """Remove as many units as the amount asks for.
+    def kept(self, model: PreTrainedModel, context: Context) -> dict[str, list[int]]:
+        """Which parts stay, in order: by stack its layers, or by the projection out of a part its heads or neurons.
 
         Args:
-            model: is changed.
+            model: nothing of it is parametrized.
+            context: tells importances.
+        """
+
+    def units_kept(
+        self, model: PreTrainedModel, context: Context, parts: Sequence[Slice], units: Sequence[Unit]
+    ) -> dict[str, list[int]]:
+        """What is left when as many units are gone as the amount asks for, by the projection out of each part.
+
+        Args:
+            model: has the parts.
             context: its family.
             parts: what is concerned.
             units: what can go, in the order in which it goes.
@@ -92,15 +109,12 @@ class Removal(ToAmount, Method, ABC):
         entries = entries_of(parts)
         going = units[: how_many(self.amount, units, entries, parameters, size)]
         gone, fewer, smaller = (sum(unit.costs[index] for unit in going) for index in range(3))
-        kept = left(parts, going, context.family)
-        remove(model, going)
-        settle(model, context.family)
         told = (100 * gone / entries, entries, parameters - fewer, (size - smaller) / 1e6)
         log.info(
             "%s: %.2f %% of %d parameters of heads and neurons are gone, %d of the model are left, in %.2f MB",
             self.name,
             *told,
         )
-        for kind, counts in kept.items():
+        for kind, counts in left(parts, going, context.family).items():
             log.info("%s: %s", kind, " ".join(map(str, counts)))
-        return model
+        return survivors(going)

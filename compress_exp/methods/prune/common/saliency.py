@@ -14,8 +14,8 @@ from compress_exp.layers.weights import original
 from compress_exp.losses.base import Term
 from compress_exp.losses.criteria import means
 from compress_exp.losses.task import hard_loss
-from compress_exp.methods.base import Context
 from compress_exp.methods.calibration import evaluating
+from compress_exp.methods.context import Context
 from compress_exp.methods.select import Target
 from compress_exp.models.finite import nonfinite
 from compress_exp.models.forward import forward_logits

@@ -138,14 +138,13 @@ def entries_of(parts: Sequence[Slice]) -> float:
     return sum(float(part.costs()[:, 0].sum()) for part in parts)
 
 
-def remove(model: PreTrainedModel, units: Sequence[Unit]) -> None:
-    """Take units out of the model; nothing of it may be parametrized."""
+def survivors(units: Sequence[Unit]) -> dict[str, list[int]]:
+    """What is left of every part that loses some of these units, by the projection out of it."""
     gone: dict[str, tuple[Slice, set[int]]] = {}
     for unit in units:
         for part, members in unit.members:
             gone.setdefault(part.output_name, (part, set()))[1].update(members)
-    for part, lost in gone.values():
-        part.keep(model, [index for index in range(part.count) if index not in lost])
+    return {name: [index for index in range(part.count) if index not in lost] for name, (part, lost) in gone.items()}
 
 
 def left(parts: Sequence[Slice], units: Sequence[Unit], family: Family) -> dict[str, list[int]]:

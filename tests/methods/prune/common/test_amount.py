@@ -9,6 +9,7 @@ from compress_exp.methods.parametrized import bake, lock, mark_masked
 from compress_exp.methods.prune.common.base import target_sparsity
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from tests.experiments import planned
+from tests.moments import at
 
 
 def pruning(budget, **amount):
@@ -37,7 +38,7 @@ def test_as_many_parameters_are_left_as_asked_for(model_type, tiny, context, bud
     before = whole - nonzero(model)
     wanted = round(0.8 * whole)
     method = pruning(budget, parameters=wanted)
-    method.step(method.prepare(model, context(model_type)), 1.0)
+    method.step(at(method.prepare(model, context(model_type)), 1.0))
     finish(model)
     tensors = 40
     assert nonzero(model) + before == pytest.approx(wanted, abs=tensors)
@@ -48,7 +49,7 @@ def test_zeros_of_an_earlier_stage_count_as_gone(tiny, context, budget):
     zero_from_the_start = sum(p.numel() for p in model.parameters()) - nonzero(model)
     query = model.bert.encoder.layer[0].attention.self.query
     first = MagnitudePruning(name="prune/magnitude", train=budget, sparsity=0.5)
-    first.step(first.prepare(model, context("bert")), 1.0)
+    first.step(at(first.prepare(model, context("bert")), 1.0))
     finish(model)
     lock(model)
     left = nonzero(model) + zero_from_the_start
@@ -69,7 +70,7 @@ def test_the_file_has_the_size_asked_for(data, context, tmp_path, budget, dense)
     for megabytes in (1.2, 2.0):
         model = load(base)
         method = pruning(budget, megabytes=megabytes)
-        method.step(method.prepare(model, context("bert")), 1.0)
+        method.step(at(method.prepare(model, context("bert")), 1.0))
         finish(model)
         directory = tmp_path / str(megabytes)
         directory.mkdir()

@@ -16,6 +16,7 @@ from compress_exp.methods.select import Select, targets
 from compress_exp.models.forward import forward_logits
 from compress_exp.training.trainer import Bar
 from tests.experiments import planned
+from tests.moments import at
 
 
 @pytest.mark.parametrize("kind", [WandaPruning, SparseGPTPruning])
@@ -35,7 +36,7 @@ def test_zeros_stay_zero_through_adam_and_weight_decay_and_the_rest_moves(
             # Momentum from before a weight was pruned moves it whatever its gradient is later.
             for module in modules:
                 original(module).grad += 1e-3
-        method.step(model, (step + 1) / 3)
+        method.step(at(model, (step + 1) / 3))
         optimizer.step()
         optimizer.zero_grad()
     behind = [original(module).detach().clone() for module in modules]

@@ -16,6 +16,7 @@ from compress_exp.methods.prune.common.ranking import ranked_masks, smallest
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.select import Select, targets
 from compress_exp.models.families.base import family_of
+from tests.moments import at
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def modules_of(model, select=None):
 
 def cut(method, model, context):
     """The pruned model as a later stage finds it."""
-    method.step(method.prepare(model, context), 1.0)
+    method.step(at(method.prepare(model, context), 1.0))
     mark_masked(model)
     bake(model)
     return model
@@ -180,9 +181,9 @@ def test_masks_are_ranked_once_or_at_most_a_hundred_times(schedule, rankings, ti
     gradual = replace(method, schedule=schedule, sparsity=0.6, scope="row")
     model = gradual.prepare(tiny("gpt2"), context("gpt2"))
     for step in range(500):
-        gradual.step(model, gradual.own_progress((step + 1) / 500))
+        gradual.step(at(model, gradual.own_progress((step + 1) / 500)))
     assert len(calls) == rankings and calls[-1] == 0.6 and calls == sorted(set(calls))
-    assert gradual.curves(model)["sparsity"] == pytest.approx(0.6, abs=1e-3)
+    assert gradual.curves(at(model))["sparsity"] == pytest.approx(0.6, abs=1e-3)
 
 
 def test_a_mask_of_an_earlier_stage_is_kept_until_the_later_method_ranks_it_anew(tiny, context, method):
@@ -191,5 +192,5 @@ def test_a_mask_of_an_earlier_stage_is_kept_until_the_later_method_ranks_it_anew
     again = replace(method, sparsity=0.75).prepare(model, context("bert"))
     module = modules_of(again)[0]
     assert float(attached(module, Mask).mask.float().mean()) == 0.5
-    replace(method, sparsity=0.75).step(again, 1.0)
+    replace(method, sparsity=0.75).step(at(again, 1.0))
     assert float(attached(module, Mask).mask.float().mean()) == 0.25

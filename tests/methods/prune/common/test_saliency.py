@@ -16,6 +16,7 @@ from compress_exp.methods.prune.taylor import TaylorPruning
 from compress_exp.methods.select import Select, targets
 from compress_exp.tasks.base import IGNORED
 from tests.experiments import planned
+from tests.moments import at
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
 
@@ -128,7 +129,7 @@ def test_the_smallest_scores_are_pruned_and_travel_with_the_model(method, tiny, 
     pruning = method(name="prune/x", train=budget, sparsity=0.6)
     expected = scores(pruning, tiny("bert"), place)[QUERY]
     model = pruning.prepare(tiny("bert"), place)
-    pruning.step(model, 0.1)
+    pruning.step(at(model, 0.1))
     mask = attached(model.get_submodule(QUERY), Mask)
     assert torch.equal(mask.score, expected) and int((~mask.mask).sum()) == round(0.6 * mask.mask.numel())
     assert float(expected[mask.mask].min()) >= float(expected[~mask.mask].max())
