@@ -112,6 +112,7 @@ def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
 
     from compress_exp.formats.artifact import load
     from compress_exp.training.module import CompressionModule
+    from compress_exp.training.recovery import recover
 
     stage = plan.stages[index]
     use_threads(stage.train)
@@ -137,7 +138,9 @@ def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
                     method.finish(work)
         return Built(model, context, [], 0, 0.0)
     teacher = load_teacher(plan, baseline, model, tokenizer) if stage.uses_teacher else None
-    module = CompressionModule(model, context, stage.losses, stage.methods, stage.train, teacher)
+    recover(stage.recovery, model, context)
+    decay = stage.recovery.layer_decay
+    module = CompressionModule(model, context, stage.losses, stage.methods, stage.train, teacher, decay)
     return train(module, features, directory, stage.label, beat)
 
 

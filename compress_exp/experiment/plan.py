@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from compress_exp.config.build import build, plain
 from compress_exp.config.checks import FieldError, UserError, check_choice, check_number, nearest
+from compress_exp.config.recovery import Recovery
 from compress_exp.config.train import TrainConfig
 from compress_exp.experiment.stages import Stage, arrange
 from compress_exp.losses.base import Loss
@@ -76,6 +77,8 @@ class Plan:
         }
         if stage.trains:
             recipe["losses"] = {name: loss.identity() for name, loss in stage.losses.items()}
+        if stage.trains and not stage.recovery.whole:
+            recipe["recovery"] = stage.recovery.identity()
         if stage.uses_teacher:
             given = self.teacher != "baseline"
             of = Model(name="", path=self.teacher).identity()["content"] if given else self.baseline_key
@@ -139,6 +142,7 @@ def plan(config: DictConfig) -> Plan:
         raise UserError(str(error)) from error
     train: TrainConfig = build(config.train, "train")
     losses = check_losses(build(config.loss, "loss"), "loss")
+    recovery: Recovery = build(config.recovery, "recovery")
     model: Model = build(config.model, "model")
     task: Task = build(config.task, "task")
     hardware: Hardware = build(config.hardware, "hardware")
@@ -164,7 +168,7 @@ def plan(config: DictConfig) -> Plan:
         check_teacher(Path(config.teacher), model)
     facts = initial_facts(model, task)
     check_kind(task, facts.family)
-    stages = arrange(methods, plain(config.stages), train, losses)
+    stages = arrange(methods, plain(config.stages), train, losses, recovery)
     for stage in stages:
         for key, method in zip(stage.keys, stage.methods, strict=True):
             try:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from compress_exp.config.checks import FieldError, nearest
 from compress_exp.config.identity import origin, settings
+from compress_exp.config.recovery import Recovery
 from compress_exp.config.train import TrainConfig
 from compress_exp.losses.base import Loss
 from compress_exp.methods.context import Context, Work
@@ -62,9 +63,11 @@ class Method:
         train: its training budget; `max_steps=0` makes it post-training.
         select: the weights that it works on.
         loss: what its training minimises, by name; null takes the root's `loss`.
+        recovery: which parameters train; null takes the root's `recovery`.
         version: raised when the same settings come to give another result.
         preserves_sparsity: what earlier stages pruned stays pruned.
         replaces_model: it changes shapes, or gives another model, before training: first among methods at once.
+        moves_weights: it moves the weights themselves, which an adapter would freeze.
         packs: its result no longer trains as it is: last among methods at once.
     """
 
@@ -72,10 +75,12 @@ class Method:
     train: TrainConfig
     select: Select = field(default_factory=Select)
     loss: dict[str, Loss] | None = None
+    recovery: Recovery | None = None
 
     version: ClassVar[int] = 1
     preserves_sparsity: ClassVar[bool] = True
     replaces_model: ClassVar[bool] = False
+    moves_weights: ClassVar[bool] = False
     packs: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -113,7 +118,9 @@ class Method:
 
     def identity(self) -> dict[str, Any]:
         """What decides its result, for the key of the artifact."""
-        return origin(type(self)) | settings(self, without={"name", "loss", *(() if self.trains else ("train",))})
+        return origin(type(self)) | settings(
+            self, without={"name", "loss", "recovery", *(() if self.trains else ("train",))}
+        )
 
     def check(self, facts: Facts) -> Facts:
         """Refuse, in one sentence, a parent that this method cannot take; tell what comes out.
