@@ -53,6 +53,7 @@ RESUMED = [
     for family in (("gpt2", "bart") if variant in SCORES else ("bert", "gpt2", "t5"))
 ]
 IF_ASKED = [("prune/wanda", "t5"), ("prune/sparsegpt", "bart"), ("prune/n_m", "gpt2"), ("prune/vocabulary", "t5")]
+ROUNDING = "quant/bf16"  # what follows computes in float32 and is rounded again
 ONE_BLOCK = ("model.architecture.num_layers=1", "model.architecture.num_decoder_layers=1")
 
 
@@ -251,7 +252,7 @@ def test_what_begins_before_the_baseline_comes_first(variant, data):
         planned("bert", data, "method=prune", *chosen(variant, "prune2"))
 
 
-@pytest.mark.parametrize("variant", [name for name in VARIANTS if name.startswith("quant")])
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name.startswith("quant") and name != ROUNDING])
 def test_nothing_trains_after_packed_weights(variant, data):
     with pytest.raises(UserError, match="nothing can follow .* packed; put .* last"):
         planned("bert", data, f"method=[{variant},finetune]")

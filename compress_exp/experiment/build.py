@@ -102,7 +102,8 @@ def convert(stage: Stage, built: Built) -> PreTrainedModel:
         model = method.convert(Work(model, built.context, step=built.steps))
     mark_masked(model)
     bake(model)
-    return model
+    dtype = built.context.dtype
+    return model if dtype.itemsize == 4 else model.to(dtype=dtype)
 
 
 def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory: Path, beat: Beat = unheard) -> Built:
@@ -127,7 +128,13 @@ def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
     steps = steps_of(stage.train, len(features)) if stage.trains else 0
     context = make_context(plan, config.model_type, tokenizer, before, features, steps, baseline)
     (directory / STATE).mkdir(exist_ok=True)
-    model = prepare(stage, context, lambda: load(parent).to(context.device), directory / STATE)  # type: ignore[arg-type]
+    context = replace(context, dtype=config.dtype or torch.float32)
+
+    def load_parent() -> PreTrainedModel:
+        model = load(parent)
+        return (model if model.dtype == torch.float32 else model.float()).to(context.device)  # type: ignore[arg-type]
+
+    model = prepare(stage, context, load_parent, directory / STATE)
     context = replace(context, family=family_of(model.config.model_type))
     if not stage.trains:
         work = Work(model, context)

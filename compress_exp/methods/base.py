@@ -35,7 +35,8 @@ class Facts:
         heads: attention heads of a layer of each stack; None where they may differ from layer to layer.
         neurons: width of the feed-forward part of a layer of each stack; None likewise.
         pruned: some of its zeros are to be kept.
-        packed: the name of the method that packed its weights, after which nothing trains.
+        packed: the methods that packed some of its weights, after which nothing trains, and which weights those are.
+        rounded: the name of the method that rounded every parameter to bfloat16; None where they are float32.
         first: no stage has run yet.
         widths: inputs of the projections that play a role, where they are known.
         skeleton: builds the dense model on the meta device, shapes without weights; None where random weights wait for
@@ -48,7 +49,8 @@ class Facts:
     heads: dict[str, int] | None = None
     neurons: dict[str, int] | None = None
     pruned: bool = False
-    packed: str | None = None
+    packed: tuple[tuple[str, Select], ...] = ()
+    rounded: str | None = None
     first: bool = True
     widths: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     skeleton: Callable[[], PreTrainedModel] | None = None
@@ -129,16 +131,28 @@ class Method:
             FieldError: naming a setting, and what to do.
         """
         if facts.packed and self.starts_from == "parent":
-            raise FieldError(
-                "", f"nothing can follow {facts.packed}, whose weights are packed; put {facts.packed} last"
-            )
+            self._check_beside(facts)
+        if facts.rounded and self.packs:
+            raise FieldError("", f"{facts.rounded} before it rounded every weight; leave one of the two out")
         if facts.pruned and not self.preserves_sparsity:
             raise FieldError("", f"{self.name} would undo the pruning before it; put it first")
         known = {*facts.family.roles.values(), *OUTSIDE_BLOCKS}
         for role in self.select.roles or ():
             if role not in known:
                 raise FieldError("select.roles", f"{role!r} is no role; {nearest(role, sorted(known))}")
-        return replace(facts, first=False, skeleton=None)
+        packed = (*facts.packed, (self.name, self.select)) if self.packs else facts.packed
+        return replace(facts, first=False, skeleton=None, packed=packed)
+
+    def _check_beside(self, facts: Facts) -> None:
+        """Where weights are packed already, others can be packed without training, and nothing else can be done."""
+        last = facts.packed[-1][0]
+        if self.trains or not self.packs:
+            raise FieldError("", f"nothing can follow {last}, whose weights are packed; put {last} last")
+        known = (*facts.family.roles.values(), *OUTSIDE_BLOCKS)
+        left = {role for role in known if self.select.may_take(role)}
+        left -= {role for role in left for _, select in facts.packed if select.takes_all(role)}
+        if not left:
+            raise FieldError("select", f"every weight that it takes was packed by {last}; give the two different roles")
 
     def retokenize(
         self, tokenizer: PreTrainedTokenizerBase, features: Sequence[dict[str, Any]]

@@ -10,6 +10,7 @@ from torch import nn
 
 from compress_exp.config.checks import FieldError
 from compress_exp.config.identity import settings
+from compress_exp.layers.stored import Stored
 from compress_exp.layers.weights import original
 from compress_exp.models.families.base import Family, roles
 
@@ -42,11 +43,18 @@ class Select:
         """What decides the selection, for the key of the artifact."""
         return settings(self)
 
+    def may_take(self, role: str) -> bool:
+        """Whether some module of that role may be selected, whatever its name."""
+        return role in self.roles if self.roles is not None else role not in OUTSIDE_BLOCKS
+
+    def takes_all(self, role: str) -> bool:
+        """Whether every module of that role is selected."""
+        return self.may_take(role) and "*" in self.include and not self.exclude
+
     def takes(self, name: str, role: str) -> bool:
         """Whether the module of that name and role is selected."""
-        wanted = role in self.roles if self.roles is not None else role not in OUTSIDE_BLOCKS
         included = any(fnmatchcase(name, pattern) for pattern in self.include)
-        return wanted and included and not any(fnmatchcase(name, pattern) for pattern in self.exclude)
+        return self.may_take(role) and included and not any(fnmatchcase(name, pattern) for pattern in self.exclude)
 
 
 @dataclass(frozen=True)
@@ -79,9 +87,11 @@ def targets(model: PreTrainedModel, family: Family, select: Select) -> list[Targ
 
 
 def matching(model: PreTrainedModel, family: Family, select: Select) -> list[Target]:
-    """The selected weights, each once, in the order of the modules; there may be none."""
+    """The selected weights that are not packed, each once, in the order of the modules; there may be none."""
     holders: dict[int, list[tuple[str, str, nn.Module]]] = {}
     for name, (role, module) in roles(model, family).items():
+        if isinstance(module, Stored):
+            continue
         holders.setdefault(id(original(module)), []).append((name, role, module))
     return [
         Target(tuple(name for name, _, _ in group), group[0][1], tuple(module for _, _, module in group))

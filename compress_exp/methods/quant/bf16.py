@@ -22,8 +22,8 @@ class BFloat16(Method):
     packs: ClassVar[bool] = True
 
     def check(self, facts: Facts) -> Facts:
-        """Rounded weights take no further training."""
-        return replace(super().check(facts), packed=self.name)
+        """What follows computes in float32 and is rounded again in the end."""
+        return replace(super().check(facts), packed=facts.packed, rounded=self.name)
 
     def convert(self, work: Work) -> PreTrainedModel:
         """Round."""

@@ -21,7 +21,7 @@ from compress_exp.config.checks import UserError, check_number
 from compress_exp.layers.int8 import LIMIT, OVERFLOW_SAFE_LIMIT, Int8Embedding, Int8Linear
 from compress_exp.layers.surgery import replace_module
 from compress_exp.layers.weights import original, weight_of
-from compress_exp.methods.base import Facts, Method
+from compress_exp.methods.base import Method
 from compress_exp.methods.context import Context, Work
 from compress_exp.methods.parametrized import attach, attached, parametrized
 from compress_exp.methods.prepared import Prepared
@@ -68,10 +68,6 @@ class Int8(Window, Method):
     def largest_code(self) -> int:
         """Of the weights that are multiplied."""
         return OVERFLOW_SAFE_LIMIT if self.overflow_safe else LIMIT
-
-    def check(self, facts: Facts) -> Facts:
-        """Quantized weights are packed: nothing trains after them."""
-        return replace(super().check(facts), packed=self.name)
 
     def fit(self, model: PreTrainedModel, context: Context) -> Prepared:
         """The input ranges, on training rows."""

@@ -207,7 +207,7 @@ def test_what_cannot_be_is_said_before_anything_trains(method, facts):
         method("neurons", sparsity=0.95).check(known)
     assert method("heads", sparsity=0.5).check(known).heads is None
     with pytest.raises(FieldError, match="nothing can follow quant/static"):
-        method("heads", sparsity=0.5).check(replace(known, packed="quant/static"))
+        method("heads", sparsity=0.5).check(replace(known, packed=(("quant/static", Select()),)))
     for values, message in (
         ({}, "exactly one of sparsity, parameters, megabytes"),
         ({"sparsity": 0.5, "parameters": 7}, "exactly one of"),
