@@ -191,8 +191,6 @@ def test_a_number_of_parameters_is_reached(tiny, context, method):
         ({"calibration": 0}, "calibration"),
         ({"sparsity": None}, "sparsity"),
         ({"parameters": 5}, "parameters"),
-        ({"end": 0.5}, "end"),
-        ({"rounds": 2}, "rounds"),
     ],
 )
 def test_values_out_of_range_are_refused(settings, field, budget):
