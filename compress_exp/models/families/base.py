@@ -9,16 +9,26 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from compress_exp.config.checks import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+ATTENTION = ("query", "key", "value", "attention_scores", "attention_probs")
+"""What `models.capture` can tell of an attention module."""
+HIDDEN = "hidden"
+
+Tell = Callable[[str, Tensor], None]
+"""Told the name of what an attention module computes, of `ATTENTION`, and the tensor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,20 +80,30 @@ class Stack:
 class Heads:
     """How the attention modules of a family split their heads.
 
+    Where several heads of queries share a key and a value head, the unit that can go is a key-value head with its
+    queries, and "heads" here and in methods are those units.
+
     Attributes:
         modules: the prefix of its projections' roles ("" or "cross.") -> an attention module's name within its block.
-        count: the module's attribute with the number of heads.
+        count: the module's attribute with the number of heads; None where it has none, and counts by their width.
         inner: the module's attribute with the product of their number and width, where its forward pass reads one.
-        own_width: the configuration's attribute with that width, where it tells it on its own and so can say any number
-            of heads.
+        width: the module's attribute with the width of a head, where it has no `count`.
+        own_width: the configuration's attribute with that width, where it tells it on its own.
+        key_values: the configuration's attribute with the number of key-value heads, where queries may share them.
         shared_bias: the first block of a stack computes a bias for all blocks, with a column for each head.
     """
 
     modules: dict[str, str]
-    count: str
+    count: str | None = None
     inner: str | None = None
+    width: str | None = None
     own_width: str | None = None
+    key_values: str | None = None
     shared_bias: bool = False
+
+    def queries(self, config: Any) -> int:
+        """How many heads of queries share a key-value head; 1 where each has its own."""
+        return int(config.num_attention_heads) // int(getattr(config, self.key_values)) if self.key_values else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +122,9 @@ class Family:
         relative: its positions are relative, so that inputs may have any length.
         after_padding: its positions are counted from the padding index on (RoBERTa).
         prefixed: the sources of a generating task begin with the task's prefix (T5).
+        attention: what can be captured of its attention modules, names of `ATTENTION`.
+        observe: how, where they are not on transformers' attention interface: given a model and what each attention
+            module tells, it sets hooks while it is open.
     """
 
     kind: str
@@ -115,6 +138,22 @@ class Family:
     relative: bool = False
     after_padding: bool = False
     prefixed: bool = False
+    attention: tuple[str, ...] = ATTENTION
+    observe: Callable[[PreTrainedModel, Mapping[nn.Module, Tell]], AbstractContextManager[None]] | None = None
+
+    @property
+    def captures(self) -> frozenset[str]:
+        """What a loss may ask for beside the task's outputs: "hidden", "query" … of all stacks, "cross.query" …
+
+        With a stack before it, as in "decoder.cross.attention_probs", a name means that stack's alone.
+        """
+        bare = [f"{prefix}{what}" for prefix in self.heads.modules for what in self.attention]
+        return frozenset((HIDDEN, *bare, *(f"{stack}.{name}" for name in bare for stack in self.captured_stacks(name))))
+
+    def captured_stacks(self, name: str) -> list[str]:
+        """The stacks that have what a name without a stack means; cross-attention is the decoder's alone."""
+        names = [stack.name for stack in self.stacks]
+        return names[1:] if name.startswith("cross.") else names
 
     def positions(self, config: Any) -> int | None:
         """The longest input that a model's position embeddings serve; None where any length is."""
@@ -150,6 +189,17 @@ class Family:
             word = re.search(r"(word_embeddings|wte|shared|embed_tokens)$", name)
             return "embedding" if word else "position_embedding"
         return "head" if is_linear(module) else None
+
+
+def attention_modules(model: PreTrainedModel, family: Family) -> Iterator[tuple[Stack, str, nn.Module]]:
+    """Every attention module with its stack and the prefix of its roles, "" or "cross."."""
+    prefixes = {inner: prefix for prefix, inner in family.heads.modules.items()}
+    for name, module in model.named_modules():
+        block = family.block_of(f"{name}.")
+        if block is not None and (prefix := prefixes.get(name[len(block) + 1 :])) is not None:
+            stack = family.stack_of(f"{name}.")
+            assert stack is not None
+            yield stack, prefix, module
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -198,9 +248,14 @@ def width_of(config: Any, stack: Stack) -> int:
     return int(getattr(config, stack.neurons) or 4 * config.hidden_size)
 
 
+def head_count(config: Any, family: Family, stack: Stack) -> int:
+    """The heads of a stack's attention modules that can go on their own, as the configuration tells it."""
+    return int(getattr(config, family.heads.key_values or stack.heads))
+
+
 def block_sizes(config: Any, family: Family) -> tuple[dict[str, int], dict[str, int]]:
     """Heads and neurons of a block of each stack, by the stack's name."""
-    heads = {stack.name: int(getattr(config, stack.heads)) for stack in family.stacks}
+    heads = {stack.name: head_count(config, family, stack) for stack in family.stacks}
     return heads, {stack.name: width_of(config, stack) for stack in family.stacks}
 
 
