@@ -24,5 +24,11 @@ class BFloat16(Method):
         return replace(super().check(facts), packed=self.name)
 
     def convert(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Round."""
-        return model.to(dtype=torch.bfloat16)  # type: ignore[call-arg]
+        """Round what is stored; frequencies of rotary positions are computed anew wherever the model is loaded."""
+        stored = model.state_dict().keys()
+        computed = {name: buffer for name, buffer in model.named_buffers() if name not in stored}
+        model = model.to(dtype=torch.bfloat16)  # type: ignore[call-arg]
+        for name, buffer in computed.items():
+            owner, _, own = name.rpartition(".")
+            setattr(model.get_submodule(owner), own, buffer)
+        return model

@@ -66,6 +66,7 @@ class Stack:
         heads: the configuration's attribute with the number of attention heads of a block.
         neurons: the configuration's attribute with the width of a block's feed-forward part.
         shared: one block serves every layer (ALBERT): fewer layers change the count, not the weights.
+        gated: the feed-forward part always has a gate, a third matrix.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Stack:
     heads: str
     neurons: str
     shared: bool = False
+    gated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +118,7 @@ class Family:
         stacks: its stacks of blocks.
         roles: a module's name within its block -> the role that it plays.
         heads: where its attention heads are.
+        embeddings: what the embedding of tokens is called, the last part of its name; others are of positions.
         text: how its tokenizer frames texts.
         starts: the tokenizer's token that its decoder starts with; None where the checkpoint or nobody says.
         ends: the token that generation is made to end with at its longest; None for none.
@@ -132,6 +135,7 @@ class Family:
     stacks: tuple[Stack, ...]
     roles: dict[str, str]
     heads: Heads
+    embeddings: tuple[str, ...] = ("word_embeddings", "wte", "shared", "embed_tokens")
     text: Text = FRAMED
     starts: str | None = None
     ends: str | None = None
@@ -186,8 +190,7 @@ class Family:
                 return self.roles[inner]
             return "relative_bias" if isinstance(module, nn.Embedding) else None
         if isinstance(module, nn.Embedding):
-            word = re.search(r"(word_embeddings|wte|shared|embed_tokens)$", name)
-            return "embedding" if word else "position_embedding"
+            return "embedding" if name.endswith(self.embeddings) else "position_embedding"
         return "head" if is_linear(module) else None
 
 
