@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from compress_exp.config.build import build, plain
 from compress_exp.config.checks import FieldError, UserError, check_choice, check_number
+from compress_exp.config.plugins import use
 from compress_exp.config.train import TrainConfig
 from compress_exp.experiment.stages import Stage, arrange
 from compress_exp.losses.base import Loss
@@ -136,6 +137,7 @@ def plan(config: DictConfig) -> Plan:
         check_root_values(config)
     except FieldError as error:
         raise UserError(str(error)) from error
+    use(plain(config.plugins))
     train: TrainConfig = build(config.train, "train")
     losses = check_losses(build(config.loss, "loss"), "loss")
     model: Model = build(config.model, "model")

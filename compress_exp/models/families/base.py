@@ -12,12 +12,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from compress_exp.config.checks import UserError
+from compress_exp.config.plugins import modules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -220,23 +220,27 @@ def output_axis(module: nn.Module) -> int:
     return 1 if is_conv1d(module) else 0
 
 
+def _files() -> dict[str, str]:
+    """The modules of families, ours and those of the user's packages, by their files' names."""
+    return {name: module for name, module in modules("compress_exp.models.families").items() if name != "base"}
+
+
 def model_types() -> list[str]:
     """The types that there are families of, as transformers spells them."""
-    files = [file.stem for file in Path(__file__).parent.glob("*.py") if file.stem not in ("__init__", "base")]
-    return sorted(getattr(importlib.import_module(f"{__package__}.{name}"), "MODEL_TYPE", name) for name in files)
+    return sorted(getattr(importlib.import_module(module), "MODEL_TYPE", name) for name, module in _files().items())
 
 
 def family_of(model_type: str, key: str = "model") -> Family:
     """The family of a transformers `model_type`.
 
     Raises:
-        UserError: no file of that name in `compress_exp/models/families`.
+        UserError: no file of that name in `compress_exp/models/families`, nor in `families` of a package of the user's.
     """
-    name = model_type.replace("-", "_")
-    if not re.fullmatch(r"[a-z0-9_]+", name) or not (Path(__file__).parent / f"{name}.py").is_file() or name == "base":
+    module = _files().get(model_type.replace("-", "_"))
+    if module is None:
         allowed = ", ".join(model_types())
         raise UserError(f"{key}: models of type {model_type!r} are not supported; allowed: {allowed}")
-    family: Family = importlib.import_module(f"{__package__}.{name}").FAMILY
+    family: Family = importlib.import_module(module).FAMILY
     return family
 
 
