@@ -1,8 +1,8 @@
 """What a family of architectures is: where its blocks, projections and embeddings are, by name.
 
-A family is a file named after the `model_type` of its configuration, holding one constant `FAMILY`; where the type has
-hyphens, the file has underscores and a constant `MODEL_TYPE`. All that depends on the architecture stands there, and
-nothing outside this directory compares a `model_type`.
+A family is a file named after the `model_type` of its configuration, here or in `families` of a package that the user
+names, holding one constant `FAMILY`; where the type has hyphens, the file has underscores and a constant `MODEL_TYPE`.
+All that depends on the architecture stands there, and nothing outside this directory compares a `model_type`.
 """
 
 from __future__ import annotations
