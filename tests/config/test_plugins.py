@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,7 @@ with torch.no_grad():
 @pytest.fixture
 def package(tmp_path, monkeypatch, request):
     """`package("families/x.py", text)`: a package of a name of its own that can be imported, with a file."""
-    name = f"plugin_{abs(hash(request.node.nodeid))}"
+    name = f"plugin_{zlib.crc32(request.node.nodeid.encode())}"
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv(VARIABLE, "")
 

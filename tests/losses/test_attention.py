@@ -36,7 +36,7 @@ def test_pairs_without_padding_count_and_heads_are_averaged():
     assert float(attention_loss(student, teacher, shorter)) == pytest.approx(1 / 2)
 
 
-@pytest.mark.parametrize(("model_type", "stacks"), [("bert", 1), ("gpt2", 1), ("t5", 2), ("bart", 2)])
+@pytest.mark.parametrize(("model_type", "stacks"), [("bert", 1), ("gpt2", 1), ("llama", 1), ("t5", 2), ("bart", 2)])
 def test_it_is_the_mean_over_layers_heads_and_pairs(tiny, model_type, stacks):
     teacher, student = tiny(model_type), tiny(model_type)
     with torch.no_grad():
