@@ -55,7 +55,7 @@ def parameter_count(config: Any, family: Family) -> int:
     hidden = int(config.hidden_size)
     embedded = int(getattr(config, "embedding_size", hidden))
     positions = int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 0)
-    count = (int(config.vocab_size) + positions) * embedded
+    count = (int(config.vocab_size) + (0 if family.rotary else positions)) * embedded
     own = family.heads.own_width
     queries = family.heads.queries(config)
     for stack in family.stacks:

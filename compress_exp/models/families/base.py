@@ -123,6 +123,7 @@ class Family:
         starts: the tokenizer's token that its decoder starts with; None where the checkpoint or nobody says.
         ends: the token that generation is made to end with at its longest; None for none.
         relative: its positions are relative, so that inputs may have any length.
+        rotary: its positions are rotations of queries and keys, without weights.
         after_padding: its positions are counted from the padding index on (RoBERTa).
         prefixed: the sources of a generating task begin with the task's prefix (T5).
         attention: what can be captured of its attention modules, names of `ATTENTION`.
@@ -140,6 +141,7 @@ class Family:
     starts: str | None = None
     ends: str | None = None
     relative: bool = False
+    rotary: bool = False
     after_padding: bool = False
     prefixed: bool = False
     attention: tuple[str, ...] = ATTENTION

@@ -25,5 +25,6 @@ FAMILY = Family(
         "mlp.down_proj": "ffn_out",
     },
     heads=Heads(modules={"": "self_attn"}, width="head_dim", own_width="head_dim", key_values="num_key_value_heads"),
+    rotary=True,
     text=Text(special={"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}),
 )
