@@ -15,7 +15,9 @@ from compress_exp.experiment.plan import Plan, plan
 SMALL = {
     "bert": ("tiny_bert", "classification", {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}),
     "albert": ("tiny_albert", "classification", {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}),
+    "electra": ("tiny_electra", "classification", {"hidden_size": 32, "intermediate_size": 64}),
     "gpt2": ("tiny_gpt2", "language_modelling", {"n_embd": 32, "n_inner": 64, "n_head": 2}),
+    "llama": ("tiny_llama", "language_modelling", {"hidden_size": 32, "head_dim": 8, "intermediate_size": 64}),
     "t5": ("tiny_t5", "seq2seq", {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_heads": 2}),
     "bart": ("tiny_bart", "seq2seq", {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}),
 }

@@ -16,16 +16,18 @@ from torch import Tensor
 
 torch.set_num_threads(1)
 AUTO = {
-    "BertForSequenceClassification": transformers.AutoModelForSequenceClassification,
-    "AlbertForSequenceClassification": transformers.AutoModelForSequenceClassification,
-    "GPT2LMHeadModel": transformers.AutoModelForCausalLM,
+    "ForSequenceClassification": transformers.AutoModelForSequenceClassification,
+    "LMHeadModel": transformers.AutoModelForCausalLM,
+    "ForCausalLM": transformers.AutoModelForCausalLM,
+    "ForConditionalGeneration": transformers.AutoModelForSeq2SeqLM,
 }
 
 
 def reloaded(directory: Path) -> tuple[Any, dict[str, Tensor]]:
     """The model, and the batch that its logits are wanted for."""
     architecture = json.loads((directory / "config.json").read_text())["architectures"][0]
-    model = AUTO.get(architecture, transformers.AutoModelForSeq2SeqLM).from_pretrained(directory)
+    auto = next(auto for ending, auto in AUTO.items() if architecture.endswith(ending))
+    model = auto.from_pretrained(directory)
     ids = torch.arange(1, 25).view(2, 12) * 7 % (model.config.vocab_size - 5) + 5
     return model.eval(), {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.flip(1)}
 

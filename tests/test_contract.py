@@ -46,6 +46,8 @@ PAIRS += [
     (variant, family) for variant in ("finetune", "quant/static", "distill/hard") for family in ("albert", "bart")
 ]
 PAIRS += [(variant, "albert") for variant in ("prune/magnitude", "prune/structured")]
+LATEST = ("finetune", "quant/static", "quant/int8", *(f"prune/{name}" for name in ("magnitude", "heads", "structured")))
+PAIRS += [(variant, family) for variant in (*LATEST, "prune/cofi") for family in ("electra", "llama")]
 SCORES = [f"prune/{name}" for name in ("magnitude", "random", "gradient", "snip", "taylor")]  # else they are gradual
 RESUMED = [
     (variant, family)

@@ -30,6 +30,7 @@ class Root:
     seed: int = 0
     teacher: str = "baseline"
     outputs: str = "outputs"
+    plugins: Any = None
     plan: bool = False
     force: str | None = None
     since: float | None = None

@@ -94,6 +94,9 @@ def apply_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
 
 def convert(stage: Stage, built: Built) -> PreTrainedModel:
     """What the members of a stage make of the trained model, on the CPU; nothing of it is parametrized any more."""
+    import torch
+
+    from compress_exp.layers.bf16 import rounded
     from compress_exp.methods.parametrized import bake, mark_masked
 
     model = built.model.cpu().eval()
@@ -102,8 +105,7 @@ def convert(stage: Stage, built: Built) -> PreTrainedModel:
         model = method.convert(Work(model, built.context, step=built.steps))
     mark_masked(model)
     bake(model)
-    dtype = built.context.dtype
-    return model if dtype.itemsize == 4 else model.to(dtype=dtype)
+    return rounded(model) if built.context.dtype == torch.bfloat16 else model
 
 
 def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory: Path, beat: Beat = unheard) -> Built:

@@ -32,13 +32,15 @@ class Facts:
         family: its architecture.
         layers: layers of each stack.
         vocabulary: entries of its embedding; None until a tokenizer is trained.
-        heads: attention heads of a layer of each stack; None where they may differ from layer to layer.
+        heads: attention heads (key-value heads where queries share them) of a layer of each stack; None where they may
+            differ from layer to layer.
         neurons: width of the feed-forward part of a layer of each stack; None likewise.
         pruned: some of its zeros are to be kept.
         packed: the methods that packed some of its weights, after which nothing trains, and which weights those are.
         rounded: the name of the method that rounded every parameter to bfloat16; None where they are float32.
         first: no stage has run yet.
         widths: inputs of the projections that play a role, where they are known.
+        queries: heads of queries for each of `heads`.
         skeleton: builds the dense model on the meta device, shapes without weights; None where random weights wait for
             a tokenizer, and once a stage has run.
     """
@@ -53,6 +55,7 @@ class Facts:
     rounded: str | None = None
     first: bool = True
     widths: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    queries: int = 1
     skeleton: Callable[[], PreTrainedModel] | None = None
 
 

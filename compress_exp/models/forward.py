@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from compress_exp.models.capture import capture
+from compress_exp.models.families.base import family_of
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CAPTURES = frozenset({"logits", "hidden"})
-"""What `forward_outputs` can give."""
+LOGITS = "logits"
 IGNORED = -100
 
 
 def forward_logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
     """The model's logits, as `forward_outputs` gives them."""
-    logits: Tensor = forward_outputs(model, batch, ("logits",))["logits"]
+    logits: Tensor = forward_outputs(model, batch, (LOGITS,))[LOGITS]
     return logits
 
 
@@ -27,12 +29,13 @@ def forward_outputs(model: PreTrainedModel, batch: dict[str, Tensor], needs: Col
     Args:
         model: an encoder with a head, a decoder or an encoder-decoder.
         batch: `input_ids`, `attention_mask` (batch, length), `labels`, and what else the tokenizer gives.
-        needs: names of `CAPTURES`.
+        needs: "logits" and names of the family's `captures`.
 
     Returns:
         "logits": (batch, classes) or (batch, length, vocabulary), as the architecture gives them. Where "hidden" is
         asked for, "hidden": by stack ("encoder", "decoder") the output of the embeddings and of every layer, (batch,
-        length, width), and "valid": by stack which tokens count, bool (batch, length).
+        length, width). What attention computes is told in `capture`. Where anything but logits is asked for, "valid":
+        by stack which tokens count, bool (batch, length).
     """
     inputs: dict[str, Any] = {name: tensor for name, tensor in batch.items() if name != "labels"}
     if model.config.is_encoder_decoder:
@@ -40,19 +43,24 @@ def forward_outputs(model: PreTrainedModel, batch: dict[str, Tensor], needs: Col
         inputs["decoder_input_ids"] = shift(batch["labels"])
     if model.can_generate():
         inputs["use_cache"] = False
-    if "hidden" not in needs:
-        return {"logits": model(**inputs).logits}
-    outputs = model(**inputs, output_hidden_states=True)
-    read = batch["attention_mask"].bool()
-    if model.config.is_encoder_decoder:
-        hidden = {"encoder": outputs.encoder_hidden_states, "decoder": outputs.decoder_hidden_states}
-        valid = {"encoder": read, "decoder": batch["labels"] != IGNORED}
+    inner = set(needs) - {LOGITS}
+    if not inner:
+        return {LOGITS: model(**inputs).logits}
+    family = family_of(model.config.model_type)
+    hidden = {"output_hidden_states": True} if "hidden" in inner else {}
+    attention = inner - {"hidden"}
+    if attention:
+        with capture(model, family, attention) as found:
+            outputs = model(**inputs, **hidden)
     else:
-        stack = only_stack(model)
-        hidden, valid = {stack: outputs.hidden_states}, {stack: read}
-    return {"logits": outputs.logits, "hidden": hidden, "valid": valid}
-
-
-def only_stack(model: PreTrainedModel) -> str:
-    """The name of the one stack of a model that is no encoder-decoder."""
-    return "decoder" if model.can_generate() else "encoder"
+        found, outputs = {}, model(**inputs, **hidden)
+    names = [stack.name for stack in family.stacks]
+    read = batch["attention_mask"].bool()
+    found["valid"] = dict.fromkeys(names, read)
+    if len(names) > 1:
+        found["valid"]["decoder"] = batch["labels"] != IGNORED
+    if hidden and len(names) > 1:
+        found["hidden"] = {name: outputs[f"{name}_hidden_states"] for name in names}
+    elif hidden:
+        found["hidden"] = {names[0]: outputs.hidden_states}
+    return found | {LOGITS: outputs.logits}

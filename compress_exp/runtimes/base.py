@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from compress_exp.config.plugins import modules
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
@@ -106,12 +108,12 @@ class Runtime(ABC):
 
 def names() -> list[str]:
     """Every runtime by name."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ("__init__", "base"))
+    return sorted(name for name in modules("compress_exp.runtimes") if name != "base")
 
 
 def runtime(name: str) -> Runtime:
     """The runtime of a name."""
-    found: Runtime = import_module(f"compress_exp.runtimes.{name}").RUNTIME
+    found: Runtime = import_module(modules("compress_exp.runtimes")[name]).RUNTIME
     return found
 
 

@@ -18,7 +18,7 @@ from compress_exp.runtimes.base import Unserved
 from compress_exp.runtimes.onnxruntime import RUNTIME, OnnxRuntimePredictor
 from tests.runtimes.test_openvino import ARCHITECTURES, batches, build, to_int8
 
-LINEARS = {"bert": 14, "roberta": 14, "albert": 15, "distilbert": 14}  # ALBERT's one block runs twice
+LINEARS = {"bert": 14, "roberta": 14, "albert": 15, "distilbert": 14, "electra": 15}  # ALBERT's one block runs twice
 
 
 def assert_equal_outputs(model: nn.Module, predictor: OnnxRuntimePredictor) -> None:

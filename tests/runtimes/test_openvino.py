@@ -23,6 +23,7 @@ ARCHITECTURES = {
     "roberta": {**WIDE, "pad_token_id": 1, "type_vocab_size": 1},
     "albert": {**WIDE, "embedding_size": 32},
     "distilbert": {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128},
+    "electra": {**WIDE, "embedding_size": 32},
 }
 
 
@@ -113,7 +114,7 @@ def test_fewer_heads_and_neurons_equal_eager_at_other_shapes(family: str, tmp_pa
             assert torch.allclose(run(compiled, batch), model(**batch).logits, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["bert", "albert"])
+@pytest.mark.parametrize("family", ["bert", "albert", "electra"])
 def test_int8_runs_in_integers_on_the_same_grid(family: str, tmp_path: Path) -> None:
     model = build(family)
     samples = batches(0)
@@ -122,10 +123,10 @@ def test_int8_runs_in_integers_on_the_same_grid(family: str, tmp_path: Path) -> 
     export_model(small, tmp_path / "int8")
     compiled = compile_graph(tmp_path / "int8" / "model.xml", "f32", 1)
     if platform.machine() == "x86_64":  # elsewhere OpenVINO may run some of them in floats, and a record says so
-        # BERT: 6 per layer and the pooler; ALBERT: also the projection of its embedding, with one block run twice.
+        # BERT: 6 per layer and the pooler; ALBERT (one block run twice) and ELECTRA: also a projection of embeddings.
         layers = executed(compiled)
         assert layers.get("f32") == 1 and sum(layers[n] for n in INTEGER if n in layers) == sum(layers.values()) - 1
-        assert sum(layers.values()) == {"bert": 14, "albert": 15}[family]
+        assert sum(layers.values()) == {"bert": 14, "albert": 15, "electra": 15}[family]
     sizes = {name: (tmp_path / name / "model.bin").stat().st_size for name in ("dense", "int8")}
     assert sizes["int8"] < 0.4 * sizes["dense"]
     for batch in samples:

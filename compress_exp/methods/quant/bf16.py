@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-
+from compress_exp.layers.bf16 import rounded
 from compress_exp.methods.base import Facts, Method
 from compress_exp.methods.context import Work
 
@@ -27,4 +26,4 @@ class BFloat16(Method):
 
     def convert(self, work: Work) -> PreTrainedModel:
         """Round."""
-        return work.model.to(dtype=torch.bfloat16)  # type: ignore[call-arg]
+        return rounded(work.model)

@@ -15,9 +15,10 @@ from compress_exp.methods.prune.wanda import SquaredNorms, WandaPruning, wanda_s
 from compress_exp.methods.select import Select, targets
 from compress_exp.models.families.base import is_conv1d
 from compress_exp.models.forward import forward_logits
+from tests.conftest import ARCHITECTURES
 from tests.moments import at
 
-FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
+FAMILIES = tuple(ARCHITECTURES)
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.quant.fake import FakeQuantInput, FakeQuantWeight, input_grid, row_scale
 from compress_exp.methods.quant.int8 import Int8
 from compress_exp.models.forward import forward_logits
+from tests.conftest import ARCHITECTURES
 from tests.experiments import planned
 from tests.moments import at
 
-FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
+FAMILIES = tuple(ARCHITECTURES)
 
 
 @pytest.fixture

@@ -18,12 +18,13 @@ from compress_exp.methods.prune.common.importance import (
 )
 from compress_exp.models.families.base import family_of, is_conv1d
 from compress_exp.models.forward import forward_logits
+from tests.conftest import ARCHITECTURES
 from tests.slimming import FAMILIES, build, family_name
 
 
 def row_task(name):
     """Classification, or every position of a row."""
-    if family_name(name) in ("gpt2", "t5", "bart"):
+    if family_of(family_name(name)).kind != "encoder":
         return SimpleNamespace(
             targets=lambda logits, batch: (logits[batch["labels"] != -100], batch["labels"][batch["labels"] != -100])
         )
@@ -101,7 +102,7 @@ def test_block_influence_of_identity_and_scaling_is_zero_and_of_a_reversal_two()
     assert bool(((block_influence(hidden, other) >= 0) & (block_influence(hidden, other) <= 2)).all())
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "gpt2", "t5", "bart"])
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "albert"])
 def test_influences_are_those_of_the_hidden_states_without_padding(name, batch, context):
     model, family = build(name), family_of(name)
     mask = torch.ones_like(batch["input_ids"])
