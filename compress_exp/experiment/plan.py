@@ -246,12 +246,11 @@ def check_losses(losses: Any, key: str) -> dict[str, Loss]:
 
 
 def check_kind(task: Task, family: Family) -> None:
-    """Refuse a task that the architecture has no head for."""
-    wanted = {"language_modelling": ("decoder",), "seq2seq": ("encoder_decoder",), "classification": ("encoder",)}
-    if family.kind not in wanted[task.kind]:
+    """Refuse a model of a kind that the task is not for."""
+    if family.kind not in task.model_kinds:
         raise UserError(
             f"model: a {family.kind.replace('_', '-')} model cannot do task={task.name} ({task.kind}); "
-            f"take a model of kind {wanted[task.kind][0].replace('_', '-')}"
+            f"take a model of kind {' or '.join(task.model_kinds).replace('_', '-')}"
         )
 
 

@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize
 
 from compress_exp.methods.select import Target
 from compress_exp.models.families.base import Family, Stack
-from compress_exp.models.forward import forward_logits
+from compress_exp.models.forward import forward_outputs
 from compress_exp.tasks.base import IGNORED
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def stream(
         for stack in family.stacks:
             if stack.shared:
                 inside = [target for target in chosen if family.stack_of(target.names[0]) is stack]
-                _visit(inside, inputs, gather, compress, lambda index: forward_logits(model, inputs[index]))
+                _visit(inside, inputs, gather, compress, lambda index: forward_outputs(model, inputs[index], ()))
             else:
                 _stream_stack(model, family, stack, inputs, chosen, gather, compress)
 
@@ -163,7 +163,7 @@ def _output_of(module: nn.Module, model: PreTrainedModel, batch: dict[str, Any])
 
     handle = module.register_forward_hook(stop)
     try:
-        forward_logits(model, batch)
+        forward_outputs(model, batch, ())
     except _Reached as reached:
         return reached.output
     finally:

@@ -26,7 +26,7 @@ from compress_exp.methods.parametrized import attach, attached, parametrized
 from compress_exp.methods.quant.fake import FakeQuantInput, FakeQuantWeight, input_grid, quantize_input, row_scale
 from compress_exp.methods.select import Target, matching, targets
 from compress_exp.models.families.base import is_conv1d, is_linear, output_axis
-from compress_exp.models.forward import forward_logits
+from compress_exp.models.forward import forward_outputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -80,7 +80,7 @@ class Int8(Method):
         model.eval()
         with torch.no_grad(), parametrize.cached():
             for batch in context.calibration(self.calibration):
-                forward_logits(model, batch)
+                forward_outputs(model, batch, ())
         return model
 
     def begin(self, model: PreTrainedModel) -> None:

@@ -19,11 +19,13 @@ from compress_exp.report.card.measured import Measured
 
 HERE = Path(__file__).parent
 KINDS = {"int8_linear": "int8 matrices", "int8_embedding": "int8 embeddings"}
-AUTO = {
-    "ForSequenceClassification": ("AutoModelForSequenceClassification", "text-classification"),
-    "LMHeadModel": ("AutoModelForCausalLM", "text-generation"),
-    "ForCausalLM": ("AutoModelForCausalLM", "text-generation"),
-    "ForConditionalGeneration": ("AutoModelForSeq2SeqLM", None),
+# How transformers names heads in some architectures and the hub names what they do; others are spelled alike.
+HEADS = {"LMHeadModel": "ForCausalLM", "ForConditionalGeneration": "ForSeq2SeqLM"}
+PIPELINES = {
+    "ForSequenceClassification": "text-classification",
+    "ForCausalLM": "text-generation",
+    "ForSeq2SeqLM": None,
+    "ForMaskedLM": "fill-mask",
 }
 TAGS = {"prune": "pruning", "quant": "quantization", "distill": "distillation"}
 
@@ -181,8 +183,13 @@ def _loading(key: str, line: Lineage) -> Markup:
 
 
 def _auto(line: Lineage) -> tuple[str, str | None]:
-    name = _architecture(line)
-    return next((found for ending, found in AUTO.items() if name.endswith(ending)), ("AutoModel", None))
+    """The class of transformers that loads it, and the hub's name for what it does: BertForTokenClassification is read
+    by AutoModelForTokenClassification and does token-classification."""
+    found = re.search(r"LMHeadModel$|For[A-Z]\w*$", _architecture(line))
+    if found is None:
+        return "AutoModel", None
+    head = HEADS.get(found[0], found[0])
+    return f"AutoModel{head}", PIPELINES.get(head, "-".join(re.findall(r"[A-Z][a-z]+", head)[1:]).lower())
 
 
 def _architecture(line: Lineage) -> str:

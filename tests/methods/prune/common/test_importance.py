@@ -24,10 +24,15 @@ from tests.slimming import FAMILIES, build, family_name
 def row_task(name):
     """Classification, or every position of a row."""
     if family_name(name) in ("gpt2", "t5", "bart"):
-        return SimpleNamespace(
-            targets=lambda logits, batch: (logits[batch["labels"] != -100], batch["labels"][batch["labels"] != -100])
-        )
-    return SimpleNamespace(targets=lambda logits, batch: (logits, batch["labels"][:, 0] % 2))
+        return SimpleNamespace(outputs=("logits",), targets=_every_position)
+    return SimpleNamespace(
+        outputs=("logits",), targets=lambda outputs, batch: (outputs["logits"], batch["labels"][:, 0] % 2)
+    )
+
+
+def _every_position(outputs, batch):
+    scored = batch["labels"] != -100
+    return outputs["logits"][scored], batch["labels"][scored]
 
 
 def keep(hidden, place):
@@ -51,7 +56,7 @@ def test_gradients_of_gates_equal_products_of_activations_and_their_gradients(na
             part.output.register_forward_hook(lambda m, inputs, out, place=seen[index]: keep(inputs[0], place))
             for index, part in enumerate(parts)
         ]
-        logits, labels = task.targets(forward_logits(model, one), one)
+        logits, labels = task.targets({"logits": forward_logits(model, one)}, one)
         functional.cross_entropy(logits, labels, reduction="sum").backward()
         for handle in handles:
             handle.remove()

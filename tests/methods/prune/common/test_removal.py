@@ -40,7 +40,8 @@ def ready(context, batch):
         rows = family_name(name) not in ("gpt2", "t5", "bart")
         found = dict(batch, labels=batch["labels"][:, 0] % 2) if rows else batch
         task = SimpleNamespace(
-            targets=lambda logits, batch: (logits.flatten(0, -2), batch["labels"].flatten()),
+            outputs=("logits",),
+            targets=lambda outputs, batch: (outputs["logits"].flatten(0, -2), batch["labels"].flatten()),
         )
         return replace(context(family_name(name)), task=task, calibration=lambda count: [found] * min(count, 2))
 

@@ -1,0 +1,76 @@
+"""Questions about short reports, answered by a phrase of the report.
+
+A report is some sentences, each of somebody who did something to a thing at a place at a time. A question names the
+deed and asks for one of the other parts. No two sentences of a report have the same deed, so the answer is certain;
+all that tells it from the other phrases of its kind is the sentence that it stands in.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from compress_exp.tasks.embedded.drawing import pick
+
+SIZES = {"train": 6000, "validation": 500, "test": 500}
+SENTENCES = (2, 3, 3, 4, 5)
+
+PEOPLE = ["anna", "boris", "clara", "david", "emma", "felix", "greta", "henry", "ida", "jonas", "karla", "leo"]
+ROLES = ["doctor", "baker", "sailor", "teacher", "farmer", "judge"]
+DEEDS = dict(
+    paint="painted", sell="sold", find="found", lose="lost", carry="carried", buy="bought", hide="hid", clean="cleaned",
+    break_="broke", draw="drew",
+)  # fmt: skip
+THINGS = ["boat", "clock", "violin", "lamp", "table", "coat", "letter", "camera", "basket", "mirror"]
+COLOURS = ["red", "old", "small", "heavy", "green"]
+PLACES = ["garden", "harbour", "kitchen", "market", "station", "library", "tower", "school"]
+TIMES = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
+PARTS = ("who", "what", "where", "when")
+
+
+def rows(split: str) -> list[dict[str, Any]]:
+    """Rows with `id`, `title`, `context`, `question` and `answers` as SQuAD has them; the same on every Python."""
+    generator = random.Random(f"questions/{split}")
+    return [_row(generator, f"{split}-{number}") for number in range(SIZES[split])]
+
+
+def _row(generator: random.Random, name: str) -> dict[str, Any]:
+    count = pick(generator, SENTENCES)
+    deeds: list[str] = []
+    while len(deeds) < count:
+        deed = pick(generator, list(DEEDS))
+        if deed not in deeds:
+            deeds.append(deed)
+    asked, part = pick(generator, deeds), pick(generator, PARTS)
+    context, question, answer, start = "", "", "", 0
+    for deed in deeds:
+        pieces = _sentence(generator, DEEDS[deed])
+        if deed == asked:
+            phrases = dict(pieces)
+            question, answer = _question(part, deed.rstrip("_"), phrases), phrases[part]
+            before = [text for kind, text in pieces[: [kind for kind, _ in pieces].index(part)]]
+            start = len(context) + sum(len(text) + 1 for text in before)
+        context += " ".join(text for _, text in pieces) + " . "
+    answers = {"text": [answer], "answer_start": [start]}
+    return {"id": name, "title": "report", "context": context.strip(), "question": question, "answers": answers}
+
+
+def _sentence(generator: random.Random, deed: str) -> list[tuple[str, str]]:
+    """Its pieces with the part that each plays, in one of two orders."""
+    role = f"the {pick(generator, ROLES)}"
+    who = role if generator.random() < 0.3 else pick(generator, PEOPLE)
+    colour = f"{pick(generator, COLOURS)} " if generator.random() < 0.5 else ""
+    thing = f"the {colour}{pick(generator, THINGS)}"
+    place, time = f"the {pick(generator, PLACES)}", pick(generator, TIMES)
+    core = [("who", who), ("deed", deed), ("what", thing), ("", "in"), ("where", place)]
+    if generator.random() < 0.5:
+        return [("", "on"), ("when", time), *core]
+    return [*core, ("", "on"), ("when", time)]
+
+
+def _question(part: str, deed: str, phrases: dict[str, str]) -> str:
+    if part == "who":
+        return f"who {phrases['deed']} {phrases['what']} ?"
+    if part == "what":
+        return f"what did {phrases['who']} {deed} ?"
+    return f"{part} did {phrases['who']} {deed} {phrases['what']} ?"
