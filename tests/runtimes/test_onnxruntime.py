@@ -58,6 +58,22 @@ def test_dense_export_equals_eager_at_other_shapes(family: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("family", ARCHITECTURES)
+def test_starts_and_ends_of_answers_come_by_name(family: str, tmp_path: Path) -> None:
+    model = build(family, "QuestionAnswering")
+    RUNTIME.export(model, tmp_path)
+    predictor = OnnxRuntimePredictor(tmp_path, model.config, 1)
+    for batch in batches(model.config.pad_token_id or 0):
+        found = predictor.outputs(batch)
+        with torch.no_grad():
+            expected = model(**batch)
+        assert list(found) == ["start_logits", "end_logits"]
+        for name, values in found.items():
+            assert values.shape == batch["input_ids"].shape
+            assert torch.allclose(values, expected[name], atol=1e-4), name
+        assert not torch.allclose(found["start_logits"], found["end_logits"], atol=1e-2)
+
+
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_fewer_heads_and_neurons_equal_eager_at_other_shapes(family: str, tmp_path: Path) -> None:
     model = build(family)
     for index, part in enumerate(attentions(model, family_of(family))):

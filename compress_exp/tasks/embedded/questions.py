@@ -17,10 +17,7 @@ SENTENCES = (2, 3, 3, 4, 5)
 
 PEOPLE = ["anna", "boris", "clara", "david", "emma", "felix", "greta", "henry", "ida", "jonas", "karla", "leo"]
 ROLES = ["doctor", "baker", "sailor", "teacher", "farmer", "judge"]
-DEEDS = dict(
-    paint="painted", sell="sold", find="found", lose="lost", carry="carried", buy="bought", hide="hid", clean="cleaned",
-    break_="broke", draw="drew",
-)  # fmt: skip
+DEEDS = ["painted", "sold", "found", "lost", "carried", "bought", "cleaned", "mended", "washed", "opened"]
 THINGS = ["boat", "clock", "violin", "lamp", "table", "coat", "letter", "camera", "basket", "mirror"]
 COLOURS = ["red", "old", "small", "heavy", "green"]
 PLACES = ["garden", "harbour", "kitchen", "market", "station", "library", "tower", "school"]
@@ -38,19 +35,19 @@ def _row(generator: random.Random, name: str) -> dict[str, Any]:
     count = pick(generator, SENTENCES)
     deeds: list[str] = []
     while len(deeds) < count:
-        deed = pick(generator, list(DEEDS))
+        deed = pick(generator, DEEDS)
         if deed not in deeds:
             deeds.append(deed)
     asked, part = pick(generator, deeds), pick(generator, PARTS)
     context, question, answer, start = "", "", "", 0
     for deed in deeds:
-        pieces = _sentence(generator, DEEDS[deed])
+        pieces = _sentence(generator, deed)
+        kinds, texts = zip(*pieces, strict=True)
         if deed == asked:
-            phrases = dict(pieces)
-            question, answer = _question(part, deed.rstrip("_"), phrases), phrases[part]
-            before = [text for kind, text in pieces[: [kind for kind, _ in pieces].index(part)]]
-            start = len(context) + sum(len(text) + 1 for text in before)
-        context += " ".join(text for _, text in pieces) + " . "
+            place = kinds.index(part)
+            question, answer = _question(part, dict(pieces)), texts[place]
+            start = len(context) + sum(len(text) + 1 for text in texts[:place])
+        context += " ".join(texts) + " . "
     answers = {"text": [answer], "answer_start": [start]}
     return {"id": name, "title": "report", "context": context.strip(), "question": question, "answers": answers}
 
@@ -68,9 +65,9 @@ def _sentence(generator: random.Random, deed: str) -> list[tuple[str, str]]:
     return [*core, ("", "on"), ("when", time)]
 
 
-def _question(part: str, deed: str, phrases: dict[str, str]) -> str:
+def _question(part: str, phrases: dict[str, str]) -> str:
     if part == "who":
         return f"who {phrases['deed']} {phrases['what']} ?"
     if part == "what":
-        return f"what did {phrases['who']} {deed} ?"
-    return f"{part} did {phrases['who']} {deed} {phrases['what']} ?"
+        return f"what was {phrases['deed']} by {phrases['who']} ?"
+    return f"{part} was {phrases['what']} {phrases['deed']} ?"
