@@ -6,7 +6,7 @@ from compress_exp.tasks.data import rows_digest
 from compress_exp.tasks.embedded import generate, questions, reviews, translation
 
 DIGESTS = {
-    "questions": "c87ce28cef64a8e88701472a41c26deee74a23a98b947067e5d7f5e767d28dad",
+    "questions": "290c6a911d05b81afd644fcdd3cf0407de71d3d7326f5b0cd4a43aa42df9a0e4",
     "reviews": "44763b5608719712eeb1e26ec61fa9a67feb6ff3b5cc34f5cb21b3a3efd75175",
     "translation": "b643d9eb06d6a3496bdefed714b10b72a11042264b483441199d0e956ff21d17",
 }

@@ -1,8 +1,8 @@
 """Questions about short reports, answered by a phrase of the report.
 
-A report is some sentences, each of somebody who did something to a thing at a place at a time. A question names the
-deed and asks for one of the other parts. No two sentences of a report have the same deed, so the answer is certain;
-all that tells it from the other phrases of its kind is the sentence that it stands in.
+A report is one or two sentences, each of somebody who did something to a thing at a place at a time, among others that
+say nothing of this. A question names the deed and asks for one of the other parts. The two have different deeds, so the
+answer is certain; where there are two, all that tells it from the other phrase of its kind is the sentence it stands in.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from compress_exp.tasks.embedded.drawing import pick
 
 SIZES = {"train": 6000, "validation": 500, "test": 500}
-SENTENCES = (2, 3, 3, 4, 5)
+SENTENCES, FILLERS = (1, 1, 2), (1, 2, 3)
 
 PEOPLE = ["anna", "boris", "clara", "david", "emma", "felix", "greta", "henry", "ida", "jonas", "karla", "leo"]
 ROLES = ["doctor", "baker", "sailor", "teacher", "farmer", "judge"]
@@ -22,6 +22,13 @@ THINGS = ["boat", "clock", "violin", "lamp", "table", "coat", "letter", "camera"
 COLOURS = ["red", "old", "small", "heavy", "green"]
 PLACES = ["garden", "harbour", "kitchen", "market", "station", "library", "tower", "school"]
 TIMES = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
+OTHERS = (
+    "it rained the whole day .",
+    "nobody else was there .",
+    "the newspaper wrote about it .",
+    "we heard of it much later .",
+    "people still talk about that .",
+)
 PARTS = ("who", "what", "where", "when")
 
 
@@ -39,8 +46,14 @@ def _row(generator: random.Random, name: str) -> dict[str, Any]:
         if deed not in deeds:
             deeds.append(deed)
     asked, part = pick(generator, deeds), pick(generator, PARTS)
+    order: list[str | None] = [*deeds]
+    for _ in range(pick(generator, FILLERS)):
+        order.insert(pick(generator, range(len(order) + 1)), None)
     context, question, answer, start = "", "", "", 0
-    for deed in deeds:
+    for deed in order:
+        if deed is None:
+            context += f"{pick(generator, OTHERS)} "
+            continue
         pieces = _sentence(generator, deed)
         kinds, texts = zip(*pieces, strict=True)
         if deed == asked:
