@@ -1,8 +1,8 @@
 """Questions about short reports, answered by a phrase of the report.
 
 A report is one or two sentences, each of somebody who did something to a thing at a place at a time, among others that
-say nothing of this. A question names the deed and asks for one of the other parts. The two have different deeds, so the
-answer is certain; where there are two, all that tells it from the other phrase of its kind is the sentence it stands in.
+say nothing of this. A question names the deed and asks for one of the other parts. Two sentences have different deeds,
+so the answer is certain; all that tells it from the other phrase of its kind is the sentence that it stands in.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def _row(generator: random.Random, name: str) -> dict[str, Any]:
     for _ in range(pick(generator, FILLERS)):
         order.insert(pick(generator, range(len(order) + 1)), None)
     context, question, answer, start = "", "", "", 0
-    for deed in order:
-        if deed is None:
+    for own in order:
+        if own is None:
             context += f"{pick(generator, OTHERS)} "
             continue
-        pieces = _sentence(generator, deed)
+        pieces = _sentence(generator, own)
         kinds, texts = zip(*pieces, strict=True)
-        if deed == asked:
+        if own == asked:
             place = kinds.index(part)
             question, answer = _question(part, dict(pieces)), texts[place]
             start = len(context) + sum(len(text) + 1 for text in texts[:place])
