@@ -158,10 +158,12 @@ def plan(config: DictConfig) -> Plan:
             "for a checkpoint that is the baseline model.finetuned=true"
         )
     model.check()
+    if model.finetuned:
+        model.check_head(task, "model.finetuned")
     task.check()
     hardware.check()
     if config.teacher != "baseline":
-        check_teacher(Path(config.teacher), model)
+        check_teacher(Path(config.teacher), model, task)
     facts = initial_facts(model, task)
     check_kind(task, facts.family)
     stages = arrange(methods, plain(config.stages), train, losses)
@@ -212,14 +214,16 @@ def check_root_values(config: DictConfig) -> None:
         check_choice("force", config.force, ("measure", "run", "all"))
 
 
-def check_teacher(directory: Path, model: Model) -> None:
-    """Require a readable model of the same kind, whose tensors are all there."""
+def check_teacher(directory: Path, model: Model, task: Task) -> None:
+    """Require a readable model of the same kind, with the head of the task, whose tensors are all there."""
     from compress_exp.formats import artifact
 
     check_weights(directory, "teacher")
-    kind = Model(name="teacher", path=str(directory)).family("teacher").kind
+    teacher = Model(name="teacher", path=str(directory))
+    kind = teacher.family("teacher").kind
     if kind != model.family().kind:
         raise UserError(f"teacher: {str(directory)!r} is of kind {kind}, the model is of kind {model.family().kind}")
+    teacher.check_head(task, "teacher")
     artifact.check(directory)
 
 

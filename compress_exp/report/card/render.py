@@ -13,14 +13,14 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from markupsafe import Markup
 
+from compress_exp.models.task_head import head_of
 from compress_exp.report.card import markdown
 from compress_exp.report.card.lineage import Lineage, Names
 from compress_exp.report.card.measured import Measured
 
 HERE = Path(__file__).parent
 KINDS = {"int8_linear": "int8 matrices", "int8_embedding": "int8 embeddings"}
-# How transformers names heads in some architectures and the hub names what they do; others are spelled alike.
-HEADS = {"LMHeadModel": "ForCausalLM", "ForConditionalGeneration": "ForSeq2SeqLM"}
+# What the hub calls that which a head does; others are spelled as the head, as in token-classification.
 PIPELINES = {
     "ForSequenceClassification": "text-classification",
     "ForCausalLM": "text-generation",
@@ -183,12 +183,10 @@ def _loading(key: str, line: Lineage) -> Markup:
 
 
 def _auto(line: Lineage) -> tuple[str, str | None]:
-    """The class of transformers that loads it, and the hub's name for what it does: BertForTokenClassification is read
-    by AutoModelForTokenClassification and does token-classification."""
-    found = re.search(r"LMHeadModel$|For[A-Z]\w*$", _architecture(line))
-    if found is None:
+    """The class of transformers that loads it, and the hub's name for what it does."""
+    head = head_of(_architecture(line))
+    if head is None:
         return "AutoModel", None
-    head = HEADS.get(found[0], found[0])
     return f"AutoModel{head}", PIPELINES.get(head, "-".join(re.findall(r"[A-Z][a-z]+", head)[1:]).lower())
 
 
