@@ -17,12 +17,6 @@ LABELS = "labels"
 IGNORED = -100
 
 
-def forward_logits(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
-    """The model's logits, as `forward_outputs` gives them."""
-    logits: Tensor = forward_outputs(model, batch, ("logits",))["logits"]
-    return logits
-
-
 def forward_outputs(model: PreTrainedModel, batch: dict[str, Tensor], needs: Collection[str]) -> dict[str, Any]:
     """What losses ask for of one forward pass; a decoder of an encoder-decoder is fed the labels, shifted.
 

@@ -21,7 +21,7 @@ from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.quant.bf16 import BFloat16
 from compress_exp.methods.quant.int8 import Int8
 from compress_exp.models.families.base import family_of
-from compress_exp.models.forward import forward_logits
+from tests.forward import forward_logits
 
 FAMILIES = ("bert", "roberta", "albert", "distilbert", "gpt2", "t5", "bart")
 

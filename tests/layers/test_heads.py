@@ -12,7 +12,7 @@ from compress_exp.layers.neurons import feed_forwards
 from compress_exp.layers.shapes import settle, uneven
 from compress_exp.layers.slices import inputs_of
 from compress_exp.models.families.base import family_of
-from compress_exp.models.forward import forward_logits
+from tests.forward import forward_logits
 from tests.slimming import FAMILIES, build, family_name, generated, masked_logits, shrink, some
 
 PER_LAYER = {"bert": 1, "roberta": 1, "distilbert": 1, "albert": 1, "gpt2": 1, "t5": 2, "t5_gated": 2, "bart": 2}

@@ -11,7 +11,7 @@ from compress_exp.layers.weights import original
 from compress_exp.methods.calibration import stream
 from compress_exp.methods.select import Select, targets
 from compress_exp.models.families.base import family_of
-from compress_exp.models.forward import forward_logits
+from tests.forward import forward_logits
 
 FAMILIES = ("bert", "roberta", "distilbert", "gpt2", "t5", "bart")
 

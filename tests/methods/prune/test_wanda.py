@@ -14,7 +14,7 @@ from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.prune.wanda import SquaredNorms, WandaPruning, wanda_scores
 from compress_exp.methods.select import Select, targets
 from compress_exp.models.families.base import is_conv1d
-from compress_exp.models.forward import forward_logits
+from tests.forward import forward_logits
 
 FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
 

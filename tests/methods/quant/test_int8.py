@@ -10,7 +10,7 @@ from compress_exp.methods.parametrized import attached, bake, lock, mark_masked
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.quant.fake import FakeQuantInput, FakeQuantWeight, input_grid, row_scale
 from compress_exp.methods.quant.int8 import Int8
-from compress_exp.models.forward import forward_logits
+from tests.forward import forward_logits
 
 FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
 

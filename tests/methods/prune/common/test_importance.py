@@ -17,7 +17,7 @@ from compress_exp.methods.prune.common.importance import (
     weight_norms,
 )
 from compress_exp.models.families.base import family_of, is_conv1d
-from compress_exp.models.forward import forward_logits
+from tests.forward import forward_logits
 from tests.slimming import FAMILIES, build, family_name
 
 

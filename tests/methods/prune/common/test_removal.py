@@ -20,7 +20,7 @@ from compress_exp.methods.prune.neurons import NeuronPruning
 from compress_exp.methods.prune.structured import StructuredPruning, in_turns
 from compress_exp.methods.select import Select
 from compress_exp.models.families.base import family_of
-from compress_exp.models.forward import forward_logits
+from tests.forward import forward_logits
 from tests.slimming import FAMILIES, build, family_name
 
 KINDS = {"heads": HeadPruning, "neurons": NeuronPruning, "structured": StructuredPruning}
