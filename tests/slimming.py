@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
 from compress_exp.layers.slices import Slice
-from compress_exp.models.forward import forward_logits
 from tests.conftest import ARCHITECTURES, VOCABULARY, build_model
+from tests.forward import forward_logits
 
 FAMILIES = (*ARCHITECTURES, "t5_gated")
 

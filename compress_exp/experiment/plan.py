@@ -163,6 +163,8 @@ def plan(config: DictConfig) -> Plan:
             "for a checkpoint that is the baseline model.finetuned=true"
         )
     model.check()
+    if model.finetuned:
+        model.check_head(task, "model.finetuned")
     task.check()
     hardware.check()
     facts = teacher = initial_facts(model, task)
@@ -220,7 +222,7 @@ def check_root_values(config: DictConfig) -> None:
 
 
 def check_teacher(directory: Path, model: Model, task: Task) -> Facts:
-    """Require a readable model of the same kind, whose tensors are all there; what is known of it."""
+    """Require a readable model of the same kind, with the head of the task; what is known of it."""
     from compress_exp.formats import artifact
 
     check_weights(directory, "teacher")
@@ -228,6 +230,7 @@ def check_teacher(directory: Path, model: Model, task: Task) -> Facts:
     kind = teacher.family("teacher").kind
     if kind != model.family().kind:
         raise UserError(f"teacher: {str(directory)!r} is of kind {kind}, the model is of kind {model.family().kind}")
+    teacher.check_head(task, "teacher")
     artifact.check(directory)
     facts = initial_facts(teacher, task)
     slim = "quantization_config" in read_json(directory / "config.json", "teacher")
@@ -271,12 +274,11 @@ def check_models(stage: Stage, facts: Facts, teacher: Facts) -> None:
 
 
 def check_kind(task: Task, family: Family) -> None:
-    """Refuse a task that the architecture has no head for."""
-    wanted = {"language_modelling": ("decoder",), "seq2seq": ("encoder_decoder",), "classification": ("encoder",)}
-    if family.kind not in wanted[task.kind]:
+    """Refuse a model of a kind that the task is not for."""
+    if family.kind not in task.model_kinds:
         raise UserError(
             f"model: a {family.kind.replace('_', '-')} model cannot do task={task.name} ({task.kind}); "
-            f"take a model of kind {wanted[task.kind][0].replace('_', '-')}"
+            f"take a model of kind {' or '.join(task.model_kinds).replace('_', '-')}"
         )
 
 

@@ -66,7 +66,7 @@ class Subject:
         """From its parent's outputs, where it multiplies integers; None where it does not."""
         if not self.int8_layers:
             return None
-        own = fidelity.reference(self.eager.model, f"artifact {self.path.name}")
+        own = fidelity.reference(self.eager.model, self.task, f"artifact {self.path.name}")
         return fidelity.distance_from_parent(own, self.batches, *fidelity.of_artifact(self.parent, self.task))
 
     @property
@@ -112,8 +112,8 @@ class Subject:
                 return f"{runtime.name}: left out, {error}"
             opened = self._open(runtime, files, self.hardware.threads)
         if runtime.name != "eager" or self.int8_layers:
-            own = fidelity.reference(self.eager.model, f"artifact {self.path.name}")
-            found = fidelity.check(runtime.name, opened.logits, own, self.batches, self.distance, self.precision)
+            own = fidelity.reference(self.eager.model, self.task, f"artifact {self.path.name}")
+            found = fidelity.check(runtime.name, opened.outputs, own, self.batches, self.distance, self.precision)
             if not found.faithful:
                 return str(found)
         self.deployed[runtime.name], self.files[runtime.name] = opened, files

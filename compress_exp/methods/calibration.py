@@ -22,7 +22,7 @@ from torch.nn.utils import parametrize
 
 from compress_exp.methods.select import Target
 from compress_exp.models.families.base import Family, Stack
-from compress_exp.models.forward import forward_logits
+from compress_exp.models.forward import forward_outputs
 from compress_exp.tasks.base import IGNORED
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _stream_stack(
 
 
 def _forward(model: PreTrainedModel, inputs: Sequence[dict[str, Any]], index: int) -> Any:
-    return forward_logits(model, inputs[index])
+    return forward_outputs(model, inputs[index], ())
 
 
 def _visit(
@@ -202,7 +202,7 @@ def _output_of(module: nn.Module, model: PreTrainedModel, batch: dict[str, Any])
 
     handle = module.register_forward_hook(stop)
     try:
-        forward_logits(model, batch)
+        forward_outputs(model, batch, ())
     except _Reached as reached:
         return reached.output
     finally:

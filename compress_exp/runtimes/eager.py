@@ -26,18 +26,21 @@ class EagerPredictor:
         self.model, self.device, self.config = model.to(device), device, model.config
         self.sparse = use_sparse_kernels(self.model) if device == "cuda" and kernels_available() else 0
 
-    def logits(self, batch: dict[str, Any]) -> Any:
-        """The model's output for a collated batch; the labels shape the decoder's input and nothing else."""
+    def outputs(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The model's outputs for a collated batch; the labels shape the decoder's input and nothing else."""
         import torch
 
-        inputs = {name: tensor.to(self.device) for name, tensor in batch.items() if name != "labels"}
+        from compress_exp.models.forward import LABELS, tensors
+
+        inputs = {name: tensor.to(self.device) for name, tensor in batch.items() if not name.startswith(LABELS)}
         if self.config.is_encoder_decoder and "decoder_input_ids" not in inputs:
             labels = batch["labels"].to(self.device)
             inputs["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(labels)
         if self.model.can_generate():
             inputs["use_cache"] = False
         with torch.inference_mode():
-            return self.model(**inputs, return_dict=True).logits.float().cpu()
+            found = tensors(self.model(**inputs, return_dict=True))
+        return {name: tensor.float().cpu() for name, tensor in found.items()}
 
     def generate(self, batch: dict[str, Any], max_new_tokens: int, num_beams: int) -> Any:
         """Generated token ids."""

@@ -43,13 +43,14 @@ class OnnxRuntimePredictor:
         self._session = _session(str(directory / FILE), threads)
         self._names = [node.name for node in self._session.get_inputs()]
 
-    def logits(self, batch: dict[str, Any]) -> Any:
-        """The model's output for a collated batch."""
+    def outputs(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The model's outputs for a collated batch."""
         import torch
 
         shape = tuple(batch["input_ids"].shape)
         feed = {n: batch[n].numpy() if n in batch else np.zeros(shape, dtype=np.int64) for n in self._names}
-        return torch.from_numpy(self._session.run(None, feed)[0])
+        names = [node.name for node in self._session.get_outputs()]
+        return dict(zip(names, map(torch.from_numpy, self._session.run(None, feed)), strict=True))
 
     def generate(self, batch: dict[str, Any], max_new_tokens: int, num_beams: int) -> Any:
         """Refused: encoders do not generate."""

@@ -40,16 +40,22 @@ def export_model(model: Any, directory: Path) -> None:
     import torch
     from torch import nn
 
-    class Logits(nn.Module):
-        """Inputs by position, float32 logits: what the tracer can follow."""
+    from compress_exp.models.forward import tensors
+
+    outputs: list[str] = []  # their names, noted by the forward pass
+
+    class Traced(nn.Module):
+        """Inputs and float32 outputs by position: what the tracer can follow."""
 
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
-        def forward(self, *inputs: Tensor) -> Tensor:
-            """The logits of one batch."""
-            return self.model(**dict(zip(names, inputs, strict=True)), return_dict=True).logits.float()
+        def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+            """The outputs for one batch."""
+            found = tensors(self.model(**dict(zip(names, inputs, strict=True)), return_dict=True))
+            outputs[:] = found
+            return tuple(tensor.float() for tensor in found.values())
 
     openvino = package()
     names = ["input_ids", "attention_mask"]
@@ -62,12 +68,13 @@ def export_model(model: Any, directory: Path) -> None:
     example = {"input_ids": torch.full((2, 7), low), "attention_mask": mask, "token_type_ids": torch.zeros_like(mask)}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer's, about shapes that are checked to stay free
-        graph = openvino.convert_model(Logits().eval(), example_input=tuple(example[name] for name in names))
+        graph = openvino.convert_model(Traced().eval(), example_input=tuple(example[name] for name in names))
     for port, name in zip(graph.inputs, names, strict=True):
         port.get_tensor().set_names({name})
         port.get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
         port.get_node().set_friendly_name(name)
-    graph.outputs[0].get_tensor().set_names({"logits"})
+    for port, name in zip(graph.outputs, outputs, strict=True):
+        port.get_tensor().set_names({name})
     graph.validate_nodes_and_infer_types()
     directory.mkdir(parents=True, exist_ok=True)
     openvino.save_model(graph, directory / "model.xml", compress_to_fp16=False)
@@ -116,13 +123,14 @@ class OpenVINOPredictor:
         self._names = [port.get_any_name() for port in self.compiled.inputs]
         self._request = self.compiled.create_infer_request()
 
-    def logits(self, batch: dict[str, Any]) -> Any:
-        """The model's output for a collated batch."""
+    def outputs(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The model's outputs for a collated batch."""
         import torch
 
         shape = tuple(batch["input_ids"].shape)
         arrays = [batch[n].numpy() if n in batch else np.zeros(shape, dtype=np.int64) for n in self._names]
-        return torch.from_numpy(self._request.infer(arrays)[0].copy())
+        found = self._request.infer(arrays)
+        return {port.get_any_name(): torch.from_numpy(found[port].copy()) for port in self.compiled.outputs}
 
     def generate(self, batch: dict[str, Any], max_new_tokens: int, num_beams: int) -> Any:
         """Refused: encoders do not generate."""

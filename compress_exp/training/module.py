@@ -186,8 +186,9 @@ class CompressionModule(LightningModule):
 
     def _outputs(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[dict[str, Any], Tensor]:
         """What the losses need of a model, its logits at the positions that count, and the labels there."""
-        outputs = forward_outputs(model, batch, self.criteria.needs)
-        logits, labels = self.context.task.targets(outputs["logits"], batch)
+        task = self.context.task
+        outputs = forward_outputs(model, batch, {*task.outputs, *self.criteria.needs - {"logits"}})
+        logits, labels = task.targets(outputs, batch)
         return outputs | {"logits": logits}, labels
 
     def _ask_teacher(self, batch: dict[str, Tensor]) -> dict[str, Any]:

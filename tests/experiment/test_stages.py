@@ -9,8 +9,8 @@ from compress_exp.formats.artifact import load
 from compress_exp.layers.int8 import Int8Linear
 from compress_exp.layers.surgery import is_pruned, pruned_modules
 from compress_exp.models.families.base import blocks, family_of, is_conv1d
-from compress_exp.models.forward import forward_logits
 from tests.experiments import planned
+from tests.forward import forward_logits
 from tests.variants import FAMILIES, LATE, MASKING, SHRINKING, chosen, fixed_batch, trained
 
 BOTH = "method=[prune,quant]"

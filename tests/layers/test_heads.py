@@ -12,7 +12,7 @@ from compress_exp.layers.neurons import feed_forwards
 from compress_exp.layers.shapes import settle, uneven
 from compress_exp.layers.slices import inputs_of
 from compress_exp.models.families.base import family_of, head_count
-from compress_exp.models.forward import forward_logits
+from tests.forward import forward_logits
 from tests.slimming import FAMILIES, build, family_name, generated, masked_logits, shrink, some
 
 

@@ -11,8 +11,8 @@ from compress_exp.layers.weights import original
 from compress_exp.methods.calibration import stream
 from compress_exp.methods.select import Select, targets
 from compress_exp.models.families.base import family_of
-from compress_exp.models.forward import forward_logits
 from tests.conftest import ARCHITECTURES
+from tests.forward import forward_logits
 
 FAMILIES = tuple(name for name in ARCHITECTURES if name != "albert")
 

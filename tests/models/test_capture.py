@@ -11,8 +11,9 @@ from torch.nn.utils import parametrize
 from compress_exp.config.checks import UserError
 from compress_exp.models.capture import capture
 from compress_exp.models.families.base import attention_modules, family_of, model_types
-from compress_exp.models.forward import forward_logits, forward_outputs
+from compress_exp.models.forward import forward_outputs
 from tests.conftest import ARCHITECTURES
+from tests.forward import forward_logits
 
 FAMILIES = sorted(ARCHITECTURES)
 # Another order of float32 sums than SDPA's fused kernel, through a few layers; outputs are of size 0.1 to 10.

@@ -14,9 +14,9 @@ from compress_exp.layers.int8 import OVERFLOW_SAFE_LIMIT, Int8Embedding, Int8Lin
 from compress_exp.layers.neurons import feed_forwards
 from compress_exp.models.families.base import family_of
 from compress_exp.runtimes.base import INTEGER
-from compress_exp.runtimes.openvino import compile_graph, executed, export_model, package
+from compress_exp.runtimes.openvino import OpenVINOPredictor, compile_graph, executed, export_model, package
 
-SIZES = {"vocab_size": 200, "num_labels": 7, "max_position_embeddings": 80}
+SIZES = {"vocab_size": 200, "max_position_embeddings": 80}
 WIDE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
 ARCHITECTURES = {
     "bert": WIDE,
@@ -27,12 +27,13 @@ ARCHITECTURES = {
 }
 
 
-def build(family: str) -> nn.Module:
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+def build(family: str, head: str = "SequenceClassification") -> nn.Module:
+    import transformers
 
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **SIZES, **ARCHITECTURES[family])
-    model = AutoModelForSequenceClassification.from_config(config).eval()
+    labels = 2 if head == "QuestionAnswering" else 7
+    config = transformers.AutoConfig.for_model(family, **SIZES, num_labels=labels, **ARCHITECTURES[family])
+    model = getattr(transformers, f"AutoModelFor{head}").from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(4 if parameter.dim() > 1 else 1)
@@ -98,6 +99,22 @@ def test_dense_export_equals_eager_at_other_shapes(family: str, tmp_path: Path) 
     for batch in batches(model.config.pad_token_id or 0):
         with torch.no_grad():
             assert torch.allclose(run(compiled, batch), model(**batch).logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ARCHITECTURES)
+def test_starts_and_ends_of_answers_come_by_name(family: str, tmp_path: Path) -> None:
+    model = build(family, "QuestionAnswering")
+    export_model(model, tmp_path)
+    predictor = OpenVINOPredictor(tmp_path, model.config, "f32", 1)
+    for batch in batches(model.config.pad_token_id or 0):
+        found = predictor.outputs(batch)
+        with torch.no_grad():
+            expected = model(**batch)
+        assert list(found) == ["start_logits", "end_logits"]
+        for name, values in found.items():
+            assert values.shape == batch["input_ids"].shape
+            assert torch.allclose(values, expected[name], atol=1e-4), name
+        assert not torch.allclose(found["start_logits"], found["end_logits"], atol=1e-2)
 
 
 @pytest.mark.parametrize("family", ARCHITECTURES)

@@ -10,11 +10,11 @@ from compress_exp.config.recovery import Lora, Recovery
 from compress_exp.experiment.build import apply_stage, run_stage
 from compress_exp.formats.artifact import load
 from compress_exp.losses.task import TaskLoss
-from compress_exp.models.forward import forward_logits
 from compress_exp.training.module import CompressionModule
 from compress_exp.training.recovery import recover
 from compress_exp.training.trainer import Bar
 from tests.experiments import planned
+from tests.forward import forward_logits
 
 QUERY = "bert.encoder.layer.1.attention.self.query.weight"
 

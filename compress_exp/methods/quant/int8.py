@@ -29,7 +29,7 @@ from compress_exp.methods.quant.fake import FakeQuantInput, FakeQuantWeight, inp
 from compress_exp.methods.select import Target, matching, targets
 from compress_exp.methods.window import Window
 from compress_exp.models.families.base import is_conv1d, is_linear, output_axis
-from compress_exp.models.forward import forward_logits
+from compress_exp.models.forward import forward_outputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -75,7 +75,7 @@ class Int8(Window, Method):
         model.eval()
         with torch.no_grad(), parametrize.cached():
             for batch in context.calibration(self.calibration):
-                forward_logits(model, batch)
+                forward_outputs(model, batch, ())
         return Prepared({}, {name: value for name, value in model.state_dict().items() if ".input_quantizer." in name})
 
     def insert(self, model: PreTrainedModel, spec: dict[str, Any], context: Context) -> PreTrainedModel:

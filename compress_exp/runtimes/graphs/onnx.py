@@ -23,6 +23,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from compress_exp.layers.int8 import Int8Linear
+from compress_exp.models.forward import tensors
 
 OPSET = 17
 MICROSOFT = "com.microsoft"
@@ -30,7 +31,7 @@ LARGEST_CODE = "largest_code"
 
 
 def encoder(model: Any) -> bytes:
-    """The content of a file of an encoder: inputs by name, logits, batch size and length free.
+    """The content of a file of an encoder: inputs and outputs by name, batch size and length free.
 
     Args:
         model: what `compress_exp.load` returns, in float32 or int8. It stays as it is.
@@ -39,30 +40,38 @@ def encoder(model: Any) -> bytes:
     if int(getattr(model.config, "type_vocab_size", 0) or 0) > 1:
         names.append("token_type_ids")
 
-    class Logits(nn.Module):
-        """Inputs by position, float32 logits: what the tracer can follow."""
+    class Traced(nn.Module):
+        """Inputs and float32 outputs by position: what the tracer can follow."""
 
         def __init__(self, traced: nn.Module) -> None:
             super().__init__()
             self.model = traced
 
-        def forward(self, *inputs: Tensor) -> Tensor:
-            """The logits of one batch."""
-            return self.model(**dict(zip(names, inputs, strict=True)), return_dict=True).logits.float()
+        def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+            """The outputs for one batch."""
+            found = tensors(self.model(**dict(zip(names, inputs, strict=True)), return_dict=True))
+            return tuple(tensor.float() for tensor in found.values())
 
     # A padded batch: with a full mask some models trace a shortcut that later ignores the padding.
     mask = torch.ones(2, 7, dtype=torch.int64)
     mask[1, 5:] = 0
     low = min(3, model.config.vocab_size - 1)
     example = {"input_ids": torch.full((2, 7), low), "attention_mask": mask, "token_type_ids": torch.zeros_like(mask)}
-    free = {name: {0: "batch", 1: "length"} for name in names} | {"logits": {0: "batch"}}
-    return _trace(Logits(_traceable(model)), tuple(example[name] for name in names), names, free)
+    traceable = _traceable(model)
+    with torch.no_grad():
+        outputs = tensors(traceable(**{name: example[name] for name in names}, return_dict=True))
+    free = {name: {0: "batch", 1: "length"} for name in names}
+    for name, tensor in outputs.items():  # an axis as long as the example's text may be its length
+        free[name] = {0: "batch"} | {
+            axis: f"{name}_{axis}" for axis in range(1, tensor.dim()) if tensor.shape[axis] == 7
+        }
+    return _trace(Traced(traceable), tuple(example[name] for name in names), names, list(outputs), free)
 
 
 def one_layer(layer: Int8Linear) -> bytes:
     """The content of a file of one layer alone, float32 "inputs" (batch, in) to "logits" (batch, out)."""
     free = {name: {0: "batch"} for name in ("inputs", "logits")}
-    return _trace(_traceable(nn.Sequential(layer)), (torch.zeros(2, layer.in_features),), ["inputs"], free)
+    return _trace(_traceable(nn.Sequential(layer)), (torch.zeros(2, layer.in_features),), ["inputs"], ["logits"], free)
 
 
 class _Product(torch.autograd.Function):
@@ -169,14 +178,21 @@ def _traceable(model: Any) -> Any:
     return copied.eval()
 
 
-def _trace(module: nn.Module, example: tuple[Tensor, ...], names: list[str], free: dict[str, dict[int, str]]) -> bytes:
+def _trace(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    names: list[str],
+    outputs: list[str],
+    free: dict[str, dict[int, str]],
+) -> bytes:
     """The content of a file.
 
     Args:
         module: what `_traceable` made, perhaps wrapped.
         example: its inputs.
         names: their names.
-        free: axes of inputs and output that are not fixed, by name.
+        outputs: the names of what it gives.
+        free: axes of inputs and outputs that are not fixed, by name.
     """
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -192,7 +208,7 @@ def _trace(module: nn.Module, example: tuple[Tensor, ...], names: list[str], fre
             example,
             file,
             input_names=names,
-            output_names=["logits"],
+            output_names=outputs,
             dynamic_axes=free,
             opset_version=OPSET,
             dynamo=False,

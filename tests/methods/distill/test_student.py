@@ -9,8 +9,8 @@ from compress_exp.methods.distill.student import Student, fewer_layers, kept_lay
 from compress_exp.methods.parametrized import bake, lock, mark_masked
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.models.families.base import family_of, layer_counts
-from compress_exp.models.forward import forward_logits
 from tests.conftest import ARCHITECTURES
+from tests.forward import forward_logits
 from tests.moments import at
 
 

@@ -10,8 +10,8 @@ from compress_exp.layers.blocks import with_layers
 from compress_exp.methods.distill.student import Student, fewer_layers
 from compress_exp.methods.prune.layers import LayerPruning, counts_of, survivors
 from compress_exp.models.families.base import family_of, layer_counts
-from compress_exp.models.forward import forward_logits
 from tests.conftest import ARCHITECTURES
+from tests.forward import forward_logits
 from tests.slimming import build, generated
 
 

@@ -14,8 +14,8 @@ from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.prune.wanda import SquaredNorms, WandaPruning, wanda_scores
 from compress_exp.methods.select import Select, targets
 from compress_exp.models.families.base import is_conv1d
-from compress_exp.models.forward import forward_logits
 from tests.conftest import ARCHITECTURES
+from tests.forward import forward_logits
 from tests.moments import at
 
 FAMILIES = tuple(ARCHITECTURES)

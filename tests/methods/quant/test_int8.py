@@ -12,9 +12,9 @@ from compress_exp.methods.parametrized import attached, bake, lock, mark_masked
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.quant.fake import FakeQuantInput, FakeQuantWeight, input_grid, row_scale
 from compress_exp.methods.quant.int8 import Int8
-from compress_exp.models.forward import forward_logits
 from tests.conftest import ARCHITECTURES
 from tests.experiments import planned
+from tests.forward import forward_logits
 from tests.moments import at
 
 FAMILIES = tuple(ARCHITECTURES)

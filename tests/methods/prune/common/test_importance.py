@@ -17,18 +17,23 @@ from compress_exp.methods.prune.common.importance import (
     weight_norms,
 )
 from compress_exp.models.families.base import family_of, is_conv1d
-from compress_exp.models.forward import forward_logits
 from tests.conftest import ARCHITECTURES
+from tests.forward import forward_logits
 from tests.slimming import FAMILIES, build, family_name
 
 
 def row_task(name):
     """Classification, or every position of a row."""
     if family_of(family_name(name)).kind != "encoder":
-        return SimpleNamespace(
-            targets=lambda logits, batch: (logits[batch["labels"] != -100], batch["labels"][batch["labels"] != -100])
-        )
-    return SimpleNamespace(targets=lambda logits, batch: (logits, batch["labels"][:, 0] % 2))
+        return SimpleNamespace(outputs=("logits",), targets=_every_position)
+    return SimpleNamespace(
+        outputs=("logits",), targets=lambda outputs, batch: (outputs["logits"], batch["labels"][:, 0] % 2)
+    )
+
+
+def _every_position(outputs, batch):
+    scored = batch["labels"] != -100
+    return outputs["logits"][scored], batch["labels"][scored]
 
 
 def keep(hidden, place):
@@ -52,7 +57,7 @@ def test_gradients_of_gates_equal_products_of_activations_and_their_gradients(na
             part.output.register_forward_hook(lambda m, inputs, out, place=seen[index]: keep(inputs[0], place))
             for index, part in enumerate(parts)
         ]
-        logits, labels = task.targets(forward_logits(model, one), one)
+        logits, labels = task.targets({"logits": forward_logits(model, one)}, one)
         functional.cross_entropy(logits, labels, reduction="sum").backward()
         for handle in handles:
             handle.remove()

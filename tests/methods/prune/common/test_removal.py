@@ -20,7 +20,7 @@ from compress_exp.methods.prune.neurons import NeuronPruning
 from compress_exp.methods.prune.structured import StructuredPruning, in_turns
 from compress_exp.methods.select import Select
 from compress_exp.models.families.base import family_of
-from compress_exp.models.forward import forward_logits
+from tests.forward import forward_logits
 from tests.moments import at
 from tests.slimming import FAMILIES, build, family_name
 
@@ -41,7 +41,8 @@ def ready(context, batch):
         rows = family_of(family_name(name)).kind == "encoder"
         found = dict(batch, labels=batch["labels"][:, 0] % 2) if rows else batch
         task = SimpleNamespace(
-            targets=lambda logits, batch: (logits.flatten(0, -2), batch["labels"].flatten()),
+            outputs=("logits",),
+            targets=lambda outputs, batch: (outputs["logits"].flatten(0, -2), batch["labels"].flatten()),
         )
         return replace(context(family_name(name)), task=task, calibration=lambda count: [found] * min(count, 2))
 
