@@ -81,16 +81,15 @@ class Subject:
     @property
     def int8_layers(self) -> list[Any]:
         """Its layers that multiply integers."""
-        from compress_exp.layers.int8 import Int8Linear
+        from compress_exp.layers.stored import Stored
 
-        return [module for module in self.eager.model.modules() if isinstance(module, Int8Linear)]
+        modules = self.eager.model.modules()
+        return [module for module in modules if isinstance(module, Stored) and module.largest_code is not None]
 
     @property
     def largest_code(self) -> int:
         """The largest magnitude among the codes of those layers."""
-        from compress_exp.layers.int8 import largest_code
-
-        return max((largest_code(layer.weight) for layer in self.int8_layers), default=0)
+        return max((layer.largest_code for layer in self.int8_layers), default=0)
 
     def deploy(self, runtime: Runtime, checks: Path) -> str | None:
         """Put it into a runtime, if that computes here what the artifact says.
