@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 OTHER_TABLES = ("position_embedding", "relative_bias")
-SMALLEST = 2.0**-24
+SMALLEST = 2.0**-24  # of float16
 
 
 def grid(
@@ -51,10 +51,17 @@ def grid(
     groups = grouped(rows.detach().float(), group_size)
     low, high = groups.amin(2).clamp(max=0), groups.amax(2).clamp(min=0)
     if symmetric:
-        scales = (torch.maximum(-low, high) / (2 ** (bits - 1) - 1)).half().clamp(min=SMALLEST)
+        scales = _half_above(torch.maximum(-low, high) / (2 ** (bits - 1) - 1))
         return scales, torch.full_like(scales, 2 ** (bits - 1), dtype=torch.uint8)
-    scales = ((high - low) / (2**bits - 1)).half().clamp(min=SMALLEST)
+    scales = _half_above((high - low) / (2**bits - 1))
     return scales, (-low / scales).round().clamp(0, 2**bits - 1).to(torch.uint8)
+
+
+def _half_above(scales: Tensor) -> Tensor:  # float32, not negative -> float16
+    """The next float16, so that no grid ends before its range: a weight is never further off than half a step."""
+    near = scales.half()
+    above = torch.where(near.float() < scales, (near.view(torch.int16) + 1).view(torch.float16), near)
+    return above.clamp(min=SMALLEST)
 
 
 def nearest(rows: Tensor, scales: Tensor, zeros: Tensor, bits: int, group_size: int) -> Tensor:  # (out, in) -> uint8

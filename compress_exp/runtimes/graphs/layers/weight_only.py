@@ -1,7 +1,7 @@
 """Packed weights in graphs: constants of 4 or 8 bits that the runtimes' own kernels unpack.
 
 OpenVINO: Constant (u4 or u8) → Convert → Subtract → Multiply → Reshape, which its CPU plugin keeps packed. Where the
-last group of a row is shorter, the weight is filled up to whole groups, and a layer's input with zeros.
+last group of a row is shorter, or no multiple of 16, the weight is filled up, and a layer's input with zeros.
 ONNX: `com.microsoft.MatMulNBits` and `GatherBlockQuantized`, whose blocks are powers of two from 16 to 128 (scales of
 larger groups are repeated); the accuracy level that multiplies floats.
 """
@@ -37,6 +37,8 @@ def openvino(layer: Grouped) -> Callable[[Any], Any]:
 
     codes, zeros = layer.unpacked()
     groups = grouped(codes, layer.group_size)
+    # Rows of an odd number of 4-bit codes are multiplied wrongly, silently (2026.4).
+    groups = functional.pad(groups, (0, -groups.shape[2] % SMALLEST_GROUP))
     kind = f"u{layer.bits}"
     whole = opset.convert(_constant(groups, kind), "f32")
     whole = opset.subtract(whole, opset.convert(_constant(zeros.unsqueeze(2), kind), "f32"))
@@ -150,10 +152,13 @@ class _TracedEmbedding(_Traced):
 
     def __init__(self, layer: WeightOnlyEmbedding) -> None:
         super().__init__(layer, filled=False)
+        width, bits, block = self.grid
+        self.whole = -(-width * bits // 8) * 8 // bits, bits, block  # what is in a row of whole bytes
         self.embed_scale = layer.embed_scale
 
     def forward(self, ids: Tensor) -> Tensor:  # (...) -> (..., dim)
-        found: Tensor = _Rows.apply(ids, self.codes, self.scales, self.zeros, *self.grid)
+        found: Tensor = _Rows.apply(ids, self.codes, self.scales, self.zeros, *self.whole)
+        found = found if self.whole == self.grid else found[..., : self.grid[0]]
         return found if self.embed_scale == 1.0 else found * self.embed_scale
 
 
