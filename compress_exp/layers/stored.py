@@ -52,6 +52,11 @@ class Stored(nn.Module, ABC):
         """The largest magnitude of its codes, where it multiplies them with unsigned 8-bit inputs; None elsewhere."""
         return None
 
+    @property
+    def packed(self) -> str | None:
+        """The type of its codes, such as "u4", where runtimes multiply floats with them as they are; None elsewhere."""
+        return None
+
     def runs_in(self, device: str, floating: str) -> str | None:
         """What its product runs in where nothing is exported, such as "u8"; None where it makes none.
 

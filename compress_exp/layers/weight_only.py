@@ -3,8 +3,9 @@
 w = s · (q − z) for the weights of one group, with q and the zero point z integers of b bits and s a float16. On disk
 and in memory a code is q − z and a zero point z − 2^(b−1), both modulo 2^b, the low bits of a byte first, and every row
 begins a byte: what was pruned is the code 0, and a symmetric grid the zero point 0, which codecs make smaller. Products
-s · (q − z) are exact in float32 (at most 20 bits), so that all who unpack them get the same matrix. In PyTorch a layer
-unpacks its matrix for each product and lets it go: it takes the memory of its codes, and time.
+s · (q − z) are exact in float32 (at most 20 bits), so that all who unpack them get the same matrix. PyTorch has no
+kernel that is fast for them: there a layer unpacks its matrix once and keeps it, so that it takes as much memory and
+time as a dense one (a product with one row would take up to a hundred times as long with its unpacking).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import is_tracing
 from torch.nn import functional
 
 from compress_exp.layers.slices import inputs_of, outputs_of
@@ -160,6 +162,7 @@ class WeightOnlyLinear(Grouped):
         super().__init__(out_features, in_features, bits, group_size)
         self.in_features, self.out_features = in_features, out_features
         self.register_parameter("bias", nn.Parameter(torch.zeros(out_features)) if bias else None)
+        self._ready: tuple[tuple[Tensor, ...], tuple[int, ...], Tensor] | None = None
 
     @classmethod
     def build(cls, plain: nn.Module, spec: dict[str, Any]) -> Self:
@@ -170,13 +173,32 @@ class WeightOnlyLinear(Grouped):
             inputs_of(plain), outputs_of(plain), plain.bias is not None, spec.get("bits", 0), spec.get("group_size", 0)
         )
 
+    @property
+    def packed(self) -> str:
+        """Unsigned integers of so many bits."""
+        return f"u{self.bits}"
+
     def runs_in(self, device: str, floating: str) -> str:
-        """Floats, from so many bits."""
-        return f"{floating} u{self.bits}"
+        """Floats, with the matrix unpacked."""
+        return floating
 
     def forward(self, inputs: Tensor) -> Tensor:  # (..., in) -> (..., out)
-        """Unpack and multiply; the result has the type of the input."""
-        return functional.linear(inputs.float(), self.dense(), self.bias).to(inputs.dtype)
+        """Multiply floats; the result has the type of the input."""
+        observed = torch.is_grad_enabled() or is_tracing() or torch.compiler.is_compiling()
+        weight = self.dense() if observed else self._kept()
+        return functional.linear(inputs.float(), weight, self.bias).to(inputs.dtype)
+
+    def _kept(self) -> Tensor:  # (out, in)
+        """The matrix, unpacked when it is first asked for and whenever its codes are others."""
+        parts = (self.codes, self.scales, self.zeros)
+        versions = tuple(0 if part.is_inference() else part._version for part in parts)
+        ready = self._ready
+        if ready is None or ready[1] != versions or any(a is not b for a, b in zip(ready[0], parts, strict=True)):
+            self._ready = ready = (parts, versions, self.dense())
+        return ready[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_ready": None}
 
 
 class WeightOnlyEmbedding(Grouped):

@@ -212,12 +212,10 @@ def flags_of(own: Subject, dense: Subject, chosen: str, rows: list[dict[str, Any
             reason = "" if hardware.device == "cuda" or multiplies_integers() else ", a CPU without VNNI or AMX"
             low, high = headline["speedup_interval"]
             flags.append(f"slow: int8 brings no certain speed-up in {chosen} here{reason} ({low:.2f}–{high:.2f}×)")
-    floating = [
-        layer.runs_in(hardware.device, own.precision) for layer in own.stored_layers if layer.largest_code is None
-    ]
-    for precision, stored in Counter(floating).items():
-        if precision and (running := own.deployed[chosen].executed().get(precision, 0)) < stored:
-            flags.append(f"packed: {running} of {stored} packed layers run as {precision} in {chosen}")
+    for codes, stored in Counter(layer.packed for layer in own.stored_layers if layer.packed).items():
+        executed = own.deployed[chosen].executed().items()
+        if (running := sum(count for name, count in executed if name.endswith(f" {codes}"))) < stored:
+            flags.append(f"packed: {running} of {stored} layers of {codes} codes stay packed in {chosen}")
     if own.precision == "bf16" and hardware.device == "cpu" and not bf16.kernels_available():
         flags.append("slow: this CPU has no instructions for bfloat16")
     for subject in (own, dense):

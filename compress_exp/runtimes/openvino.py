@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from compress_exp.runtimes.base import PRECISIONS, Call, Deployed, Ids, Runtime
+from compress_exp.runtimes.base import Call, Deployed, Ids, Runtime
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -154,7 +154,7 @@ def executed(compiled: Any) -> dict[str, int]:
             precision = info["runtimePrecision"].value
             inputs = operation.input(0).get_element_type()
             packed = precision in PACKED and inputs.is_real()
-            found[f"{PRECISIONS[inputs.to_dtype().name]} {precision}" if packed else precision] += 1
+            found[f"{inputs.get_type_name()} {precision}" if packed else precision] += 1
     return dict(found)
 
 

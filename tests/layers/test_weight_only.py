@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models
 from torch import nn
+from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
@@ -101,7 +102,7 @@ def test_the_weight_is_empty_and_of_the_type_that_is_computed_in():
     assert "weight" not in built.state_dict()
     assert set(built.state_dict()) == {"codes", "scales", "zeros", "bias"}
     assert built(torch.randn(2, 32).bfloat16()).dtype == torch.bfloat16
-    assert built.largest_code is None and built.runs_in("cpu", "f32") == "f32 u4"
+    assert built.largest_code is None and built.runs_in("cpu", "f32") == "f32" and built.packed == "u4"
 
 
 def test_it_takes_the_place_of_a_linear_and_of_gpt2s_transposed_one():
@@ -201,3 +202,20 @@ def test_copies_and_states_carry_everything():
     inputs = torch.randn(3, 40, generator=torch.Generator().manual_seed(2))
     assert torch.equal(twin(inputs), one(inputs)) and torch.equal(copy.deepcopy(one)(inputs), one(inputs))
     assert isinstance(twin, Grouped) and "bits=4" in repr(twin)
+
+
+def test_what_is_unpacked_once_is_never_that_of_other_codes_and_is_not_copied():
+    one, other = layer(8, 40, 16), layer(8, 40, 16, seed=5)
+    inputs = torch.randn(3, 40, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        before = one(inputs)
+        assert one._ready is not None and one(inputs).equal(before) and copy.deepcopy(one)._ready is None
+        one.load_state_dict(other.state_dict())  # in place
+        assert torch.equal(one(inputs), other(inputs)) and not torch.equal(one(inputs), before)
+        one.scales = one.scales * 2
+        assert torch.allclose(one(inputs) - one.bias, 2 * (other(inputs) - other.bias), atol=1e-4)
+    with torch.inference_mode():
+        assert torch.equal(other(inputs), functional.linear(inputs, other.dense(), other.bias))
+    inputs.requires_grad_()
+    other(inputs).sum().backward()
+    assert torch.allclose(inputs.grad, other.dense().sum(0).expand(3, -1), atol=1e-4)
