@@ -55,6 +55,22 @@ def grouped(rows: Tensor, group_size: int) -> Tensor:  # (out, in) -> (out, grou
     return functional.pad(rows, (0, -rows.shape[1] % size)).unflatten(1, (-1, size))
 
 
+def repeated(groups: Tensor, width: int, group_size: int) -> Tensor:  # (out, groups) -> (out, in)
+    """What is said of groups, for each of their inputs."""
+    return groups.repeat_interleave(group_of(width, group_size), 1)[:, :width]
+
+
+def values(
+    codes: Tensor,  # q, uint8 (out, in)
+    scales: Tensor,  # s, float16 (out, groups)
+    zeros: Tensor,  # z, uint8 (out, groups)
+    group_size: int,
+) -> Tensor:  # float32 (out, in)
+    """The weights s · (q − z)."""
+    whole = grouped(codes, group_size).float() - zeros.unsqueeze(2).float()
+    return (whole * scales.unsqueeze(2).float()).flatten(1)[:, : codes.shape[1]]
+
+
 def pack(codes: Tensor, bits: int) -> Tensor:  # uint8 (rows, n) below 2^bits -> uint8 (rows, ceil(n · bits / 8))
     """As many codes to a byte as it holds, low bits first, each row filled up with zeros."""
     if bits == 8:
@@ -104,10 +120,9 @@ class Grouped(Stored, ABC):
             scales: s, float16 (rows, groups).
             zeros: z, uint8 (rows, groups).
         """
-        size, top = group_of(self.width, self.group_size), 2**self.bits - 1
-        own = codes - zeros.repeat_interleave(size, 1)[:, : self.width] & top
-        self.codes, self.scales = pack(own, self.bits), scales
-        self.zeros = pack(zeros - 2 ** (self.bits - 1) & top, self.bits)
+        top = 2**self.bits - 1
+        self.codes = pack(codes - repeated(zeros, self.width, self.group_size) & top, self.bits)
+        self.scales, self.zeros = scales, pack(zeros - 2 ** (self.bits - 1) & top, self.bits)
         return self
 
     def unpacked(self) -> tuple[Tensor, Tensor]:  # uint8 (rows, width), uint8 (rows, groups)
@@ -130,13 +145,13 @@ class Grouped(Stored, ABC):
     def _matrix(self, codes: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
         """Rows of the matrix, of as many rows of the buffers."""
         own, zero = self._unpacked(codes, zeros, scales.shape[1])
-        whole = grouped(own, self.group_size).float() - zero.unsqueeze(2).float()
-        return (whole * scales.unsqueeze(2).float()).flatten(1)[:, : self.width]
+        return values(own, scales, zero, self.group_size)
 
     def _unpacked(self, codes: Tensor, zeros: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-        size, top = group_of(self.width, self.group_size), 2**self.bits - 1
+        top = 2**self.bits - 1
         zero = unpack(zeros, self.bits, groups) + 2 ** (self.bits - 1) & top
-        return unpack(codes, self.bits, self.width) + zero.repeat_interleave(size, 1)[:, : self.width] & top, zero
+        own = unpack(codes, self.bits, self.width) + repeated(zero, self.width, self.group_size) & top
+        return own, zero
 
     def extra_repr(self) -> str:
         """Sizes and grid, for printing."""

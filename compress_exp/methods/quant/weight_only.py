@@ -25,8 +25,9 @@ from compress_exp.layers.weight_only import (
     WeightOnlyEmbedding,
     WeightOnlyLinear,
     check_grid,
-    group_of,
     grouped,
+    repeated,
+    values,
 )
 from compress_exp.layers.weights import original, parametrizations, weight_of
 from compress_exp.methods.base import Context, Facts, Method
@@ -93,11 +94,7 @@ class FakeQuantGroups(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The nearest grid points; as gradients see them, the weight itself."""
-        codes, scales, zeros = self.quantize(weight)
-        width = codes.shape[1]
-        size = group_of(width, self.group_size)
-        zeros, scales = (part.float().repeat_interleave(size, 1)[:, :width] for part in (zeros, scales))
-        rounded = (codes.float() - zeros) * scales
+        rounded = values(*self.quantize(weight), self.group_size)
         return (rounded.T if self.transposed else rounded).to(weight.dtype) + (weight - weight.detach())
 
 
@@ -175,8 +172,7 @@ class WeightOnly(Method):
                 weight = item(weight)
             # What is masked after it was rounded is zero too.
             gone = (left.T if is_conv1d(module) else left) == 0
-            size = group_of(codes.shape[1], self.group_size)
-            codes = torch.where(gone, zeros.repeat_interleave(size, 1)[:, : codes.shape[1]], codes)
+            codes = torch.where(gone, repeated(zeros, codes.shape[1], self.group_size), codes)
         empty = WeightOnlyLinear if is_linear(module) else WeightOnlyEmbedding
         new = empty.build(module, {"bits": self.bits, "group_size": self.group_size}).fill(codes, scales, zeros)
         if isinstance(new, WeightOnlyLinear) and new.bias is not None:
