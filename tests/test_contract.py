@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from compress_exp.config.checks import UserError
 from compress_exp.experiment.build import apply_stage, publish, run_stage, train_stage
 from compress_exp.formats.artifact import load
-from compress_exp.layers.int8 import Int8Linear
+from compress_exp.layers.stored import Stored
 from compress_exp.layers.surgery import pruned_modules
 from compress_exp.layers.weights import original
 from compress_exp.methods.parametrized import Mask, owned
@@ -188,9 +188,9 @@ def test_pruned_weights_stay_pruned_in_every_later_stage(variant, family, place,
             like = [old.weight != 0 for other, old in before.items() if _kind(other) == _kind(name)]
             assert any(_cut_from(module.weight != 0, pattern) for pattern in like), name
         else:
-            turned = is_conv1d(before[name]) and isinstance(module, Int8Linear)
-            zeros = before[name].weight.T == 0 if turned else before[name].weight == 0
-            assert bool((module.weight == 0)[zeros].all()), name
+            stored = isinstance(module, Stored)
+            zeros = before[name].weight.T == 0 if stored and is_conv1d(before[name]) else before[name].weight == 0
+            assert bool(((module.dense() if stored else module.weight) == 0)[zeros].all()), name
 
 
 def _has(model, name):

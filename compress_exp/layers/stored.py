@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self
 
@@ -48,6 +49,25 @@ class Stored(nn.Module, ABC):
         """What `build` needs beside the ordinary module; JSON-able."""
         return {}
 
+    @property
+    def largest_code(self) -> int | None:
+        """The largest magnitude of its codes, where it multiplies them with unsigned 8-bit inputs; None elsewhere."""
+        return None
+
+    @property
+    def packed(self) -> str | None:
+        """The type of its codes, such as "u4", where runtimes multiply floats with them as they are; None elsewhere."""
+        return None
+
+    def runs_in(self, device: str, floating: str) -> str | None:
+        """What its product runs in where nothing is exported, such as "u8"; None where it makes none.
+
+        Args:
+            device: "cpu" or "cuda".
+            floating: the precision of the model's floating values, "f32" or "bf16".
+        """
+        return None
+
     @abstractmethod
     def dense(self) -> Tensor:
         """The matrix that it stands for, in float32: (out, in) where it is linear, (entries, width) of an embedding."""
@@ -68,7 +88,7 @@ def _kinds(files: tuple[str, ...]) -> dict[str, type[Stored]]:
     for name in files:
         values = vars(importlib.import_module(name)).values()
         own = [value for value in values if isinstance(value, type) and value.__module__ == name]
-        for value in [value for value in own if issubclass(value, Stored) and value is not Stored]:
+        for value in [value for value in own if issubclass(value, Stored) and not inspect.isabstract(value)]:
             if (other := found.get(value.kind)) is not None:
                 raise UserError(f"plugins: {name} has the kind {value.kind!r} of {other.__module__}; rename it")
             found[value.kind] = value

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Outputs = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 ROWS, BATCH, DRAWN = 64, 8, 128
+FEW = 3  # OpenVINO 2026.4 has kernels of their own for up to four
 # Seen: float32 4e-7 in both runtimes (MiniLM); bfloat16, whose rounding unit is 2⁻⁸ = 0.004, 0.003–0.004 in OpenVINO
 # (MiniLM and small encoders), one to two times as far as its weights are from float32.
 ROUNDING = {"f32": 1e-4, "bf16": 0.02}
@@ -76,7 +77,13 @@ def check(
         precision: of its floating values, f32 or bf16.
     """
     allowed = max(ROUNDING[precision], SHARE * (distance or 0.0))
-    return Fidelity(runtime, difference(deployed, own, batches, batches), allowed)
+    looked = [*batches, *map(_short, batches[:1])]
+    return Fidelity(runtime, difference(deployed, own, looked, looked), allowed)
+
+
+def _short(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """One row of few tokens: runtimes multiply few rows by other kernels than many."""
+    return {name: part[:1, :FEW] if part.dim() > 1 else part[:1] for name, part in batch.items()}
 
 
 def distance_from_parent(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -92,13 +93,14 @@ class EagerPredictor:
 
     def executed(self) -> dict[str, int]:
         """Linear layers by the precision they run in; "bf16 2:4" are those on sparse tensor cores."""
-        from compress_exp.layers.int8 import Int8Linear
+        from compress_exp.layers.stored import Stored
         from compress_exp.models.families.base import is_linear
 
-        packed = [module for module in self.model.modules() if isinstance(module, Int8Linear)]
-        integer = sum(self.device == "cpu" and module.in_integers for module in packed)
-        floating = sum(is_linear(module) for module in self.model.modules()) + len(packed) - integer
-        counts = {"u8": integer, self.precision(): floating - self.sparse, f"{self.precision()} 2:4": self.sparse}
+        floating, modules = self.precision(), list(self.model.modules())
+        stored = [module.runs_in(self.device, floating) for module in modules if isinstance(module, Stored)]
+        counts = Counter(precision for precision in stored if precision is not None)
+        counts[floating] += sum(map(is_linear, modules)) - self.sparse
+        counts[f"{floating} 2:4"] += self.sparse
         return {name: count for name, count in counts.items() if count}
 
     def _prepared(self, ids: Ids) -> dict[str, Any]:

@@ -26,6 +26,7 @@ LARGEST_FILE = 2_000_000_000  # bytes
 SAFE = 64
 # What ONNX Runtime makes of a matrix product with a constant, and how it multiplies.
 INTEGER = ("MatMulIntegerToFloat", "MatMulInteger", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm")
+UNPACKING = "MatMulNBits"
 FLOATING = ("MatMul", "FusedMatMul", "Gemm", "FusedGemm")
 
 
@@ -83,6 +84,9 @@ class OnnxRuntimePredictor:
         for node in graph.node:
             if node.op_type in INTEGER:
                 found["u8"] += 1
+            elif node.op_type == UNPACKING:
+                bits = next(attribute.i for attribute in node.attribute if attribute.name == "bits")
+                found[f"f32 u{bits}"] += 1
             elif node.op_type in FLOATING and weights & set(node.input[:2]):
                 found["f32"] += 1
         return dict(found)
@@ -168,13 +172,11 @@ class OnnxRuntime(Runtime):
         return OnnxRuntimePredictor(directory, config, threads)
 
     def multiply(self, layer: nn.Module, inputs: Tensor) -> Tensor:
-        """Run an int8 layer alone."""
+        """Run one layer alone."""
         import torch
 
-        from compress_exp.layers.int8 import Int8Linear
         from compress_exp.runtimes.graphs.onnx import one_layer
 
-        assert isinstance(layer, Int8Linear)
         return torch.from_numpy(_session(one_layer(layer), 1).run(None, {"inputs": inputs.numpy()})[0])
 
 

@@ -1,14 +1,17 @@
 """Encoders in OpenVINO: the traced graph, its weights at their stored width, and what the compiled graph really runs.
 
 Int8 modules trace to a FakeQuantize on the input and an int8 constant that is unpacked; the CPU plugin turns each such
-pair into one integer FullyConnected, on the trained grid. A bfloat16 model traces to bfloat16 constants.
+pair into one integer FullyConnected, on the trained grid. A bfloat16 model traces to bfloat16 constants. Stored modules
+for which `graphs/layers/` has nodes are written as those.
 """
 
 from __future__ import annotations
 
+import copy
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,6 +23,10 @@ from compress_exp.runtimes.base import Call, Deployed, Ids, Runtime
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
+
+    from compress_exp.layers.stored import Stored
+
+PACKED = ("u4", "u8", "i4", "i8")
 
 
 def package() -> ModuleType:
@@ -66,9 +73,7 @@ def export_model(model: Any, directory: Path) -> None:
     mask[1, 5:] = 0
     low = min(3, model.config.vocab_size - 1)
     example = {"input_ids": torch.full((2, 7), low), "attention_mask": mask, "token_type_ids": torch.zeros_like(mask)}
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer's, about shapes that are checked to stay free
-        graph = openvino.convert_model(Traced().eval(), example_input=tuple(example[name] for name in names))
+    graph = convert(Traced().eval(), tuple(example[name] for name in names))
     for port, name in zip(graph.inputs, names, strict=True):
         port.get_tensor().set_names({name})
         port.get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
@@ -80,12 +85,58 @@ def export_model(model: Any, directory: Path) -> None:
     openvino.save_model(graph, directory / "model.xml", compress_to_fp16=False)
 
 
+def convert(module: nn.Module, example: Any) -> Any:
+    """The graph of a module, its stored modules as they are written in such graphs.
+
+    Args:
+        module: in evaluation mode; it stays as it was.
+        example: its inputs.
+    """
+    import torch
+
+    from compress_exp.layers.stored import Stored
+    from compress_exp.runtimes.graphs.layers import form
+
+    openvino = package()
+    extensions: list[Any] = []
+    # OpenVINO does not take its patch off a module again: it gets a copy, on the same tensors.
+    tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    copied = copy.deepcopy(module, tensors)
+    for number, layer in enumerate(part for part in copied.modules() if isinstance(part, Stored)):
+        if (written := form(layer, "openvino")) is not None:
+            extensions += _as_nodes(layer, written(layer), f"Stored{number}")
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer's, about shapes that are checked to stay free
+        return openvino.convert_model(copied, example_input=example, extension=extensions or None)
+
+
+def _as_nodes(layer: Stored, written: Callable[[Any], Any], name: str) -> tuple[Any, Any]:
+    """What tells OpenVINO to trace a layer or a table as one operation, and what to write for that."""
+    from openvino.frontend.pytorch import ConversionExtension, ModuleExtension
+
+    rows, width = layer.dense().shape
+
+    def outputs(module: Any, inputs: Tensor) -> Tensor:  # of the right shape; no value matters while tracing
+        if inputs.is_floating_point():
+            return inputs.new_zeros(*inputs.shape[:-1], rows)
+        return inputs.new_zeros(*inputs.shape, width).float()
+
+    def operation(module: Any, target: Any, inputs: Tensor) -> Any:
+        return target(inputs)
+
+    def nodes(context: Any) -> Any:
+        return written(context.get_input(0)).outputs()
+
+    return ModuleExtension(layer, name, outputs, operation), ConversionExtension(name, nodes)
+
+
 def compile_graph(graph: Any, precision: str, threads: int) -> Any:
     """Compile for latency on the CPU.
 
     Args:
         graph: the path of a `model.xml`, or a graph.
-        precision: f32 or bf16, always passed: left alone, OpenVINO runs f32 models in bf16 where the CPU can.
+        precision: f32 or bf16, always passed: left alone, OpenVINO runs f32 models in bf16 where the CPU can, and
+            rounds the inputs of packed weights to int8.
         threads: inference threads.
     """
     options = {
@@ -93,17 +144,24 @@ def compile_graph(graph: Any, precision: str, threads: int) -> Any:
         "NUM_STREAMS": "1",
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": precision,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
     }
     return package().Core().compile_model(graph, "CPU", options)
 
 
 def executed(compiled: Any) -> dict[str, int]:
-    """How many fully connected layers of a compiled graph run in which precision, e.g. {"u8": 36, "f32": 1}."""
+    """How many fully connected layers of a compiled graph run in which precision, e.g. {"u8": 36, "f32": 1}.
+
+    Inputs in floats that meet a packed weight are "f32 u4": the weight is unpacked, and multiplied in floats.
+    """
     found: Counter[str] = Counter()
     for operation in compiled.get_runtime_model().get_ops():
         info = operation.get_rt_info()
         if info["layerType"].value in ("FullyConnected", "QKVProjection", "LLMMLP"):
-            found[info["runtimePrecision"].value] += 1
+            precision = info["runtimePrecision"].value
+            inputs = operation.input(0).get_element_type()
+            packed = precision in PACKED and inputs.is_real()
+            found[f"{inputs.get_type_name()} {precision}" if packed else precision] += 1
     return dict(found)
 
 
@@ -180,9 +238,7 @@ class OpenVINO(Runtime):
         """Trace, compile and run one layer."""
         import torch
 
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            graph = package().convert_model(layer.eval(), example_input=inputs)
+        graph = convert(layer.eval(), inputs)
         graph.inputs[0].get_node().set_partial_shape(package().PartialShape([-1, inputs.shape[1]]))
         graph.validate_nodes_and_infer_types()
         return torch.from_numpy(compile_graph(graph, "f32", 1)(inputs.numpy())[0].copy())

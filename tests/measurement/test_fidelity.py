@@ -86,6 +86,17 @@ def test_floats_are_held_to_rounding_and_integers_to_a_share_of_what_quantizatio
     assert str(found).startswith("a: left out, its outputs differ by 0.")
 
 
+def test_kernels_that_are_wrong_for_few_tokens_only_are_found():
+    own = constant(1.0, 0.0)
+
+    def deployed(batch):
+        factor = 1.5 if batch["input_ids"].numel() < 5 else 1.0
+        return {name: factor * output for name, output in own(batch).items()}
+
+    assert check("a", own, own, batches(), None).faithful
+    assert not check("a", deployed, own, batches(), None).faithful
+
+
 def test_a_parent_of_another_vocabulary_gives_a_typical_distance():
     assert distance_from_parent(constant(1.0, 2.0), batches(), constant(1.0, 2.0, 3.0), batches()) == pytest.approx(
         fidelity.UNKNOWN_DISTANCE

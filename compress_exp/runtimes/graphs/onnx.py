@@ -1,9 +1,4 @@
-"""PyTorch modules as ONNX files for ONNX Runtime: int8 layers as integer products, attention without detours.
-
-An int8 layer is one QuantizeLinear on its trained grid, shared by all that read the same input, and one
-`com.microsoft.MatMulIntegerToFloat` on the stored codes with scales and bias: integers by construction, where a pair of
-quantize and dequantize leaves it to the optimizer (which makes a float Gemm of a two-dimensional one).
-"""
+"""PyTorch modules as ONNX files for ONNX Runtime: attention without detours, stored modules by `graphs/layers/`."""
 
 from __future__ import annotations
 
@@ -12,7 +7,6 @@ import copy
 import io
 import tempfile
 import warnings
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from compress_exp.layers.int8 import Int8Linear
+from compress_exp.layers.stored import Stored
 from compress_exp.models.forward import tensors
+from compress_exp.runtimes.graphs.layers import form
 
 OPSET = 17
-MICROSOFT = "com.microsoft"
 LARGEST_CODE = "largest_code"
 
 
@@ -65,45 +59,16 @@ def encoder(model: Any) -> bytes:
         free[name] = {0: "batch"} | {
             axis: f"{name}_{axis}" for axis in range(1, tensor.dim()) if tensor.shape[axis] == 7
         }
-    return _trace(Traced(traceable), tuple(example[name] for name in names), names, list(outputs), free)
+    return _trace(
+        Traced(traceable), tuple(example[name] for name in names), names, list(outputs), free, _largest_code(model)
+    )
 
 
-def one_layer(layer: Int8Linear) -> bytes:
+def one_layer(layer: Any) -> bytes:
     """The content of a file of one layer alone, float32 "inputs" (batch, in) to "logits" (batch, out)."""
     free = {name: {0: "batch"} for name in ("inputs", "logits")}
-    return _trace(_traceable(nn.Sequential(layer)), (torch.zeros(2, layer.in_features),), ["inputs"], ["logits"], free)
-
-
-class _Product(torch.autograd.Function):
-    """The integer matrix product with its scales and bias, in nodes that `_fuse` makes one."""
-
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, *constants: Tensor) -> Tensor:
-        """Its shape: no value matters while tracing."""
-        return inputs.new_zeros(*inputs.shape[:-1], constants[2].shape[0])
-
-    @staticmethod
-    def symbolic(g: Any, inputs: Any, scale: Any, zero_point: Any, codes: Any, scales: Any, bias: Any) -> Any:
-        """The nodes."""
-        quantized = g.op("QuantizeLinear", inputs, scale, zero_point)
-        product = g.op("MatMulInteger", quantized, g.op("Transpose", codes, perm_i=[1, 0]), zero_point)
-        return g.op("Add", g.op("Mul", g.op("Cast", product, to_i=onnx.TensorProto.FLOAT), scales), bias)
-
-
-class _TracedLinear(nn.Module):
-    """An Int8Linear as the exporter sees it."""
-
-    def __init__(self, layer: Int8Linear) -> None:
-        super().__init__()
-        self.register_buffer("scale", layer.input_scale)
-        self.register_buffer("zero_point", layer.input_zero_point.to(torch.uint8))
-        self.register_buffer("codes", layer.weight)
-        self.register_buffer("scales", layer.weight_scale)
-        bias = torch.zeros_like(layer.weight_scale) if layer.bias is None else layer.bias.detach()
-        self.register_buffer("bias", bias)
-
-    def forward(self, inputs: Tensor) -> Tensor:  # (..., in) -> (..., out)
-        return _Product.apply(inputs, *self.buffers())
+    example = (torch.zeros(2, layer.in_features),)
+    return _trace(_traceable(nn.Sequential(layer)), example, ["inputs"], ["logits"], free, _largest_code(layer))
 
 
 class _Attention(torch.autograd.Function):
@@ -166,16 +131,20 @@ class _Direct(TorchFunctionMode):
 
 
 def _traceable(model: Any) -> Any:
-    """A copy on the same tensors, in evaluation mode, whose int8 layers trace to integer products."""
+    """A copy on the same tensors, in evaluation mode, whose stored modules trace to what they are in such a graph."""
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     copied = copy.deepcopy(model, tensors)
     twins: dict[nn.Module, nn.Module] = {}
     for name, module in list(copied.named_modules(remove_duplicate=False)):
-        if isinstance(module, Int8Linear):
+        if isinstance(module, Stored) and (traced := form(module, "onnx")) is not None:
             if module not in twins:
-                twins[module] = _TracedLinear(module)
+                twins[module] = traced(module)
             copied.set_submodule(name, twins[module])
     return copied.eval()
+
+
+def _largest_code(model: nn.Module) -> int:
+    return max((module.largest_code or 0 for module in model.modules() if isinstance(module, Stored)), default=0)
 
 
 def _trace(
@@ -184,6 +153,7 @@ def _trace(
     names: list[str],
     outputs: list[str],
     free: dict[str, dict[int, str]],
+    largest: int,
 ) -> bytes:
     """The content of a file.
 
@@ -193,6 +163,7 @@ def _trace(
         names: their names.
         outputs: the names of what it gives.
         free: axes of inputs and outputs that are not fixed, by name.
+        largest: the largest code that it multiplies with unsigned inputs, which is noted; 0 for none.
     """
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -215,38 +186,6 @@ def _trace(
             do_constant_folding=False,  # it would copy weights that layers share
         )
         model = onnx.load(file)
-    _fuse(model)
+    if largest:
+        onnx.helper.set_model_props(model, {LARGEST_CODE: str(largest)})
     return model.SerializeToString()
-
-
-def _fuse(model: onnx.ModelProto) -> None:
-    """Make one node of every integer product, its scales and its bias, and note the largest code among the weights."""
-    graph = model.graph
-    maker, readers = {}, defaultdict(list)
-    for node in graph.node:
-        maker[node.output[0]] = node
-        for name in node.input:
-            readers[name].append(node)
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    fused: dict[str, onnx.NodeProto] = {}
-    replaced, weights = set(), set()
-    for node in graph.node:
-        if node.op_type == "MatMulInteger":
-            codes, weight, zero_point = node.input
-            (cast,) = readers[node.output[0]]
-            (scaled,) = readers[cast.output[0]]
-            (added,) = readers[scaled.output[0]]
-            inputs = [codes, weight, maker[codes].input[1], scaled.input[1], zero_point, "", added.input[1]]
-            fused[added.output[0]] = onnx.helper.make_node(
-                "MatMulIntegerToFloat", inputs, added.output, node.name, domain=MICROSOFT
-            )
-            replaced |= {node.output[0], cast.output[0], scaled.output[0]}
-            weights.add(maker[weight].input[0])
-    if not fused:
-        return
-    nodes = [fused.get(node.output[0], node) for node in graph.node if node.output[0] not in replaced]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    model.opset_import.append(onnx.helper.make_opsetid(MICROSOFT, 1))
-    largest = max(int(abs(onnx.numpy_helper.to_array(stored[name]).astype("int16")).max()) for name in weights)
-    onnx.helper.set_model_props(model, {LARGEST_CODE: str(largest)})
