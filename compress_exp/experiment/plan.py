@@ -154,8 +154,9 @@ def plan(config: DictConfig) -> Plan:
     for key, method in methods.items():
         if not isinstance(method, Method):
             raise UserError(f"method.{key}: {method!r} is no method; choose one by method=…, as in method=prune")
-        if method.loss is not None:
-            check_losses(method.loss, f"method.{key}.loss")
+        for part in method.expand():
+            if part.loss is not None:
+                check_losses(part.loss, f"method.{key}.loss")
     if not train.trains and not model.finetuned:
         raise UserError(
             "train.max_steps: the baseline needs training; for a method without it set "

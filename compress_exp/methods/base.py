@@ -121,6 +121,13 @@ class Method:
         """What it compresses: "parent", "pretrained" or "other" (a model of its own)."""
         return "parent"
 
+    def expand(self) -> tuple[Method, ...]:
+        """What it is done by, each a stage of its own with an artifact and a share of the budget; mostly itself alone.
+
+        A stage has one course, one set of losses, one optimiser; what needs more of them expands.
+        """
+        return (self,)
+
     def identity(self) -> dict[str, Any]:
         """What decides its result, for the key of the artifact."""
         return origin(type(self)) | settings(
