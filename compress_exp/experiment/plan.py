@@ -278,7 +278,7 @@ def check_kind(task: Task, family: Family) -> None:
     """Refuse a model of a kind that the task is not for."""
     if family.kind not in task.model_kinds:
         raise UserError(
-            f"model: a {family.kind.replace('_', '-')} model cannot do task={task.name} ({task.kind}); "
+            f"model: a model of kind {family.kind.replace('_', '-')} cannot do task={task.name} ({task.kind}); "
             f"take a model of kind {' or '.join(task.model_kinds).replace('_', '-')}"
         )
 
