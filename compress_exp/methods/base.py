@@ -207,6 +207,10 @@ class Method:
             UserError: one sentence.
         """
 
+    def batch(self, work: Work, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Before the forward pass, without gradients: the batch that student and teacher see."""
+        return batch
+
     def parameter_groups(self, work: Work) -> list[dict[str, Any]]:
         """Parameters of its own with their own learning rate, in the optimiser's format."""
         return []
