@@ -22,5 +22,6 @@ def form(layer: Stored, graph: str) -> Callable[..., Any] | None:
         graph: "onnx": a function of the layer that gives a module, which is traced in its place; "openvino": a
             function of the layer and the node that is its input, which gives the node that is its output.
     """
-    file = modules("compress_exp.runtimes.graphs.forms").get(type(layer).__module__.rpartition(".")[2])
-    return None if file is None else getattr(importlib.import_module(file), graph, None)
+    package, _, name = type(layer).__module__.partition(".")
+    file = modules("compress_exp.runtimes.graphs.forms").get(name.rpartition(".")[2], "")
+    return getattr(importlib.import_module(file), graph, None) if file.startswith(f"{package}.") else None
