@@ -34,6 +34,8 @@ class Facts:
         heads: attention heads of a layer of each stack; None where they may differ from layer to layer.
         neurons: width of the feed-forward part of a layer of each stack; None likewise.
         pruned: some of its zeros are to be kept.
+        factored: the name of the method that factored its projections.
+        shared: the name of the method by which layers share their weights.
         packed: the name of the method that packed its weights, after which nothing trains.
         first: no stage has run yet.
         widths: inputs of the projections that play a role, where they are known.
@@ -47,6 +49,8 @@ class Facts:
     heads: dict[str, int] | None = None
     neurons: dict[str, int] | None = None
     pruned: bool = False
+    factored: str | None = None
+    shared: str | None = None
     packed: str | None = None
     first: bool = True
     widths: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

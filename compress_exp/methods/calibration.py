@@ -119,7 +119,7 @@ def _visit(
     with parametrize.cached():
         for index, batch in enumerate(inputs):
             own = decoder_positions(batch) if decoder else source_positions(batch)
-            valid = [source_positions(batch) if target.role in FROM_ENCODER else own for target in inside]
+            valid = [source_positions(batch) if target.role.startswith(FROM_ENCODER) else own for target in inside]
             with _watching(inside, statistics, valid):
                 run(index)
     for target, statistic in zip(inside, statistics, strict=True):

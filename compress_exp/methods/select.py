@@ -10,6 +10,7 @@ from torch import nn
 
 from compress_exp.config.checks import FieldError
 from compress_exp.config.identity import settings
+from compress_exp.layers.stored import Stored
 from compress_exp.layers.weights import original
 from compress_exp.models.families.base import Family, roles
 
@@ -24,8 +25,9 @@ class Select:
     """The weights that a method works on; by default every projection of every block.
 
     Attributes:
-        roles: roles to take ("query", "ffn_in", "cross.key", "embedding", "head" …); null takes every projection of
-            the blocks and leaves embeddings, heads, norms and biases alone.
+        roles: roles to take ("query", "ffn_in", "cross.key", "embedding", "head" …), with the factors of a projection
+            that was factored; null takes every projection of the blocks and leaves embeddings, heads, norms and biases
+            alone.
         include: shell patterns of module names; only matching ones are taken.
         exclude: shell patterns of module names that are left out.
     """
@@ -44,9 +46,12 @@ class Select:
 
     def takes(self, name: str, role: str) -> bool:
         """Whether the module of that name and role is selected."""
-        wanted = role in self.roles if self.roles is not None else role not in OUTSIDE_BLOCKS
+        wanted = role not in OUTSIDE_BLOCKS if self.roles is None else any(map(f"{role}.".startswith, self._stems()))
         included = any(fnmatchcase(name, pattern) for pattern in self.include)
         return wanted and included and not any(fnmatchcase(name, pattern) for pattern in self.exclude)
+
+    def _stems(self) -> list[str]:
+        return [f"{role}." for role in self.roles or ()]
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,8 @@ def matching(model: PreTrainedModel, family: Family, select: Select) -> list[Tar
     """The selected weights, each once, in the order of the modules; there may be none."""
     holders: dict[int, list[tuple[str, str, nn.Module]]] = {}
     for name, (role, module) in roles(model, family).items():
+        if isinstance(module, Stored) and module.parts:
+            continue
         holders.setdefault(id(original(module)), []).append((name, role, module))
     return [
         Target(tuple(name for name, _, _ in group), group[0][1], tuple(module for _, _, module in group))
