@@ -16,7 +16,7 @@ from compress_exp.models.families.base import family_of
 from compress_exp.runtimes import onnxruntime
 from compress_exp.runtimes.base import Unserved
 from compress_exp.runtimes.onnxruntime import RUNTIME, OnnxRuntimePredictor
-from tests.runtimes.test_openvino import ARCHITECTURES, batches, build, factored, to_int8
+from tests.runtimes.test_openvino import ARCHITECTURES, batches, build, factored, sharing, to_int8
 
 LINEARS = {"bert": 14, "roberta": 14, "albert": 15, "distilbert": 14}  # ALBERT's one block runs twice
 
@@ -99,6 +99,26 @@ def test_factors_are_products_of_their_own_and_run_in_integers(tmp_path: Path) -
     for batch in batches(0):
         with torch.no_grad():
             assert torch.cosine_similarity(predictor.logits(batch), small(**batch).logits).min() > 0.999
+
+
+@pytest.mark.usefixtures("cpu")
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_what_layers_share_is_written_once(family: str, tmp_path: Path) -> None:
+    model = sharing(family)
+    small = to_int8(model, batches(0))
+    sizes = {}
+    for name, one in (("dense", model), ("int8", small)):
+        RUNTIME.export(one, tmp_path / name)
+        predictor = OnnxRuntimePredictor(tmp_path / name, model.config, 1)
+        for batch in batches(0):
+            with torch.no_grad():
+                expected = one(**batch).logits
+            likeness = torch.cosine_similarity(predictor.logits(batch), expected).min()
+            assert likeness > (0.999 if name == "int8" else 0.999999)
+        graph = onnx.load(tmp_path / name / "model.onnx").graph
+        sizes[name] = sum(len(tensor.raw_data) for tensor in graph.initializer)
+    stored = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    assert sizes["dense"] <= stored and sizes["int8"] < 0.4 * stored
 
 
 @pytest.mark.usefixtures("cpu")

@@ -14,6 +14,7 @@ from compress_exp.layers.heads import attentions
 from compress_exp.layers.int8 import OVERFLOW_SAFE_LIMIT, Int8Embedding, Int8Linear
 from compress_exp.layers.neurons import feed_forwards
 from compress_exp.methods.factorize.svd import SVD
+from compress_exp.methods.share.layers import LayerSharing
 from compress_exp.models.families.base import family_of
 from compress_exp.runtimes.base import INTEGER
 from compress_exp.runtimes.openvino import compile_graph, executed, export_model, package
@@ -92,6 +93,12 @@ def factored(family: str) -> nn.Module:
     return method.prepare(build(family), bare_context(family)).eval()
 
 
+def sharing(family: str) -> nn.Module:
+    """Its two layers on one set of weights."""
+    budget = TrainConfig(epochs=1, learning_rate=1e-3, batch_size=4, max_steps=0)
+    return LayerSharing(name="share/layers", train=budget).prepare(build(family), bare_context(family)).eval()
+
+
 def run(compiled, batch: dict[str, Tensor]) -> Tensor:  # type: ignore[no-untyped-def]
     names = [port.get_any_name() for port in compiled.inputs]
     arrays = [batch.get(name, torch.zeros_like(batch["input_ids"])).numpy() for name in names]
@@ -162,6 +169,25 @@ def test_factors_are_products_of_their_own_and_run_in_integers(tmp_path: Path) -
     export_model(build("bert"), tmp_path / "whole")
     sizes = [(tmp_path / name / "model.bin").stat().st_size for name in ("int8", "dense", "whole")]
     assert sizes == sorted(sizes) and sizes[1] < sizes[2]
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_what_layers_share_is_written_once(family: str, tmp_path: Path) -> None:
+    model, samples = sharing(family), batches(0)
+    small = to_int8(model, samples)
+    sizes = {}
+    for name, one in (("dense", model), ("int8", small)):
+        export_model(one, tmp_path / name)
+        compiled = compile_graph(tmp_path / name / "model.xml", "f32", 1)
+        for batch in samples:
+            with torch.no_grad():
+                expected = one(**batch).logits
+            assert torch.cosine_similarity(run(compiled, batch), expected).min() > (
+                0.999 if name == "int8" else 0.999999
+            )
+        sizes[name] = (tmp_path / name / "model.bin").stat().st_size
+    stored = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    assert sizes["dense"] <= stored and sizes["int8"] < 0.4 * stored
 
 
 def test_bfloat16_keeps_two_bytes_and_every_bit(tmp_path: Path) -> None:
