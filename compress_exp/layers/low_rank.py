@@ -35,9 +35,10 @@ class LowRank(Stored):
         """Empty factors with the widths, the type and the bias of a Linear or Conv1D."""
         if not is_linear(plain):
             raise ValueError(f"is {type(plain).__name__} and no Linear")
-        weight, rank, most = original(plain), spec.get("rank"), min(inputs_of(plain), outputs_of(plain))
-        if not isinstance(rank, int) or not 1 <= rank <= most:
-            raise ValueError(f"has no factors of rank {rank!r}; from 1 to {most} it can")
+        weight, rank = original(plain), spec.get("rank")
+        # It may be larger than a side that lost heads or neurons.
+        if not isinstance(rank, int) or rank < 1:
+            raise ValueError(f"has no factors of rank {rank!r}")
         like: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
         first = skip_init(nn.Linear, inputs_of(plain), rank, bias=False, **like)
         second = skip_init(nn.Linear, rank, outputs_of(plain), bias=False, **like)

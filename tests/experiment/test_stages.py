@@ -147,6 +147,32 @@ def test_factors_and_what_layers_share_are_pruned_and_quantized_at_once(variant,
     assert bool(shared_blocks(packed, family_of(family))) == (variant == "share")
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "family"),
+    [
+        ("factorize", "prune/n_m", "gpt2"),
+        ("factorize", "prune/cofi", "bert"),  # fewer neurons than the rank of their factors
+        ("factorize", "prune/structured", "t5"),
+        ("factorize", "share", "bart"),
+        ("share", "factorize", "t5"),
+        ("share", "prune/sparsegpt", "bert"),
+        ("share", "distill", "gpt2"),
+        ("share", "prune/vocabulary", "t5"),
+    ],
+)
+def test_later_stages_take_factors_and_shared_layers(first, second, family, data, dense, store, tmp_path):
+    plan = planned(family, data, f"method=[{first},{second}]", *chosen(second)[1:])
+    base = dense(plan)
+    parent = store.get(plan.stage_recipe(0), lambda place, check: run_stage(plan, 0, base, base, place), first)
+    model = published(apply_stage(plan, 1, parent, base, tmp_path), tmp_path)
+    factored = any(isinstance(module, LowRank) for module in model.modules())
+    assert factored == ("factorize" in (first, second))
+    copies = second == "distill"  # of layers that had different sets of weights
+    assert bool(shared_blocks(model, family_of(family))) == ("share" in (first, second) and not copies)
+    sizes = [(place / "model.safetensors").stat().st_size for place in (tmp_path, parent)]
+    assert sizes[0] == sizes[1] if copies else sizes[0] < sizes[1]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_smaller_vocabulary_is_quantized_at_once(family, data, dense, tmp_path):
     plan = planned(

@@ -92,10 +92,11 @@ class SVD(Method):
     """Factor every selected projection.
 
     Attributes:
-        share: of the weights that the factors keep, in (0, 1); or
+        share: of the weights that the factors keep, at most 0.999; or
         rank: of every product; or
         energy: share of Σ σ² of each matrix that is kept, in (0, 1]. Exactly one of the three is set.
         scope: with share, "tensor" gives every matrix its share, "global" deals the sum out over all.
+        multiple: ranks of a share are rounded down to a multiple of it, where they reach one, those of an energy up.
     """
 
     origin: ClassVar[str] = "factorize/svd"
@@ -104,6 +105,7 @@ class SVD(Method):
     rank: int | None = None
     energy: float | None = None
     scope: str = "tensor"
+    multiple: int = 8
 
     preserves_sparsity: ClassVar[bool] = False
     replaces_model: ClassVar[bool] = True
@@ -117,7 +119,8 @@ class SVD(Method):
         if self.rank is not None:
             check_number("rank", self.rank, 1)
         else:
-            check_number(given[0], getattr(self, given[0]), 1e-6, 1)
+            check_number(given[0], getattr(self, given[0]), 1e-6, 1 if given[0] == "energy" else 0.999)
+        check_number("multiple", self.multiple, 1)
         check_choice("scope", self.scope, SCOPES)
         if self.scope == "global" and self.share is None:
             raise FieldError("scope", "global deals out a share; set share, or scope=tensor")
@@ -173,13 +176,15 @@ class SVD(Method):
         shapes = [_shape(target) for target in chosen]
         if self.rank is not None:
             return [self.rank] * len(chosen)
-        if self.share is not None and self.scope == "tensor":
-            return [rank_of_share(self.share, *shape) for shape in shapes]
-        spectra = [torch.linalg.svdvals(_matrix(target)) for target in chosen]
         if self.energy is not None:
-            return [rank_of_energy(self.energy, values) for values in spectra]
+            kept = (rank_of_energy(self.energy, torch.linalg.svdvals(_matrix(target))) for target in chosen)
+            return [-(-rank // self.multiple) * self.multiple for rank in kept]
         assert self.share is not None
-        return ranks_of_budget(self.share, spectra, shapes)
+        if self.scope == "tensor":
+            ranks = [rank_of_share(self.share, *shape) for shape in shapes]
+        else:
+            ranks = ranks_of_budget(self.share, [torch.linalg.svdvals(_matrix(target)) for target in chosen], shapes)
+        return [rank // self.multiple * self.multiple or rank for rank in ranks]
 
     def _targets(self, model: PreTrainedModel, family: Family) -> list[Target]:
         found = targets(model, family, self.select)

@@ -20,7 +20,7 @@ FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "t5_gated",
 
 @pytest.fixture
 def method(no_budget):
-    return lambda **values: SVD(name="factorize/svd", train=no_budget, **values)
+    return lambda **values: SVD(name="factorize/svd", train=no_budget, **{"multiple": 1} | values)
 
 
 def low_rank(model):
@@ -117,6 +117,17 @@ def test_a_global_scope_meets_the_share_and_ranks_differ(context, method):
         left += sum(part.weight.numel() for part in parts)
     assert 0.49 * whole < left <= 0.5 * whole
     assert len({module.spec()["rank"] for module in low_rank(model).values()}) > 2
+
+
+def test_ranks_are_multiples(context, method):
+    ranks = {}
+    for values in ({"share": 0.6}, {"share": 0.6, "multiple": 8}, {"energy": 0.7}, {"energy": 0.7, "multiple": 4}):
+        model = method(**values).prepare(build("bert"), context("bert"))
+        ranks[str(values)] = {name: module.spec()["rank"] for name, module in low_rank(model).items()}
+    share, down, energy, up = ranks.values()
+    assert {*share.values()} == {9, 12} and {*down.values()} == {8}
+    assert energy and all(up.get(name, 0) == -(-rank // 4) * 4 for name, rank in energy.items() if name in up)
+    assert up and {rank % 4 for rank in energy.values()} != {0}
 
 
 def test_what_would_not_become_smaller_stays_as_it_is(context, method):
