@@ -34,6 +34,7 @@ from tests.variants import (
     PRUNING,
     SHRINKING,
     TRAINED,
+    UNDOING,
     VARIANTS,
     chosen,
     fixed_batch,
@@ -114,7 +115,7 @@ def test_it_composes_trains_converts_and_is_published(variant, family, dense, fi
     assert not built.history or built.history[-1]["step"] == built.steps - 1
     expect(f"{variant.replace('/', '.')}-{family}", built, directory, outputs=plan.task.outputs)
     kind = variant.partition("/")[0]
-    if kind in ("prune", "quant") or (kind == "distill" and family != "albert"):
+    if kind in ("prune", "quant", "factorize", "share") or (kind == "distill" and family != "albert"):
         assert (directory / "model.safetensors").stat().st_size < (base / "model.safetensors").stat().st_size
     else:
         assert (directory / "model.safetensors").stat().st_size == (base / "model.safetensors").stat().st_size
@@ -167,7 +168,7 @@ def _die_at_step_two(self, trainer, *rest):
 LATER = [*RESUMED, *((v, f) for v in VARIANTS if v not in TRAINED for f in ("bert", "gpt2", "t5"))]
 
 
-@pytest.mark.parametrize(("variant", "family"), [(v, f) for v, f in LATER if v not in FIRST])
+@pytest.mark.parametrize(("variant", "family"), [(v, f) for v, f in LATER if v not in (*FIRST, *UNDOING)])
 def test_pruned_weights_stay_pruned_in_every_later_stage(variant, family, place, data, dense, store):
     overrides = [f"method=[prune,{variant}]"]
     if variant.startswith("prune"):
@@ -181,7 +182,7 @@ def test_pruned_weights_stay_pruned_in_every_later_stage(variant, family, place,
     directory.mkdir(parents=True)
     model = apply_stage(plan, 1, pruned, base, directory).model
     before, after = dict(pruned_modules(load(pruned))), dict(pruned_modules(model))
-    smaller = variant in (*SHRINKING, *LATE) or variant.startswith("distill")
+    smaller = variant in (*SHRINKING, *LATE) or variant.startswith(("distill", "share"))
     assert set(after) == ({name for name in before if _has(model, name)} if smaller else set(before)) != set()
     for name, module in after.items():
         if smaller:
@@ -255,6 +256,12 @@ def test_trimming_compares_all_weights_where_the_file_says_so(variant, family, p
 def test_what_begins_before_the_baseline_comes_first(variant, data):
     with pytest.raises(UserError, match="starts from the pretrained weights; put it first"):
         planned("bert", data, "method=prune", *chosen(variant, "prune2"))
+
+
+@pytest.mark.parametrize("variant", UNDOING)
+def test_what_would_undo_an_earlier_pruning_is_refused(variant, data):
+    with pytest.raises(UserError, match=f"{variant} would undo the pruning before it; put it first"):
+        planned("bert", data, f"method=[prune,{variant}]")
 
 
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if name.startswith("quant") and name != ROUNDING])

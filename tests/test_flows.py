@@ -11,16 +11,18 @@ from compress_exp.layers.weights import original
 from compress_exp.training.module import CompressionModule
 from tests.experiments import planned
 from tests.forward import forward_logits
-from tests.variants import FIRST, SHRINKING, TRAINED, chosen, fixed_batch
+from tests.variants import FIRST, LATE, SHRINKING, TRAINED, chosen, fixed_batch
 
 LOSSES = ("task", "soft_targets", "hidden", "[soft_targets,hidden]")
-BEGIN = (*FIRST, *SHRINKING, *(name for name in TRAINED if name.startswith("distill")))  # they replace the model
+BEGIN = (*FIRST, *SHRINKING, *(name for name in TRAINED if name.startswith(("distill", "factorize", "share"))))
 PAIRS = [
     (one, other)
     for one in TRAINED
     for other in TRAINED
     if one.partition("/")[0] < other.partition("/")[0]  # methods at once have no order
     if not one.startswith("finetune") and not other.startswith("finetune")
+    if not (one in BEGIN and other in BEGIN)  # one at once may replace the model
+    if not (one in LATE and other.startswith("share"))  # heads and neurons do not go from layers that share
     if not (one in ("distill/hard", "distill/hidden") and other == "prune/once_for_all")  # losses of their own
 ]
 
