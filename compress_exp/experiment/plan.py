@@ -284,5 +284,5 @@ def check_kind(task: Task, family: Family) -> None:
 
 
 def disk_bytes(plan: Plan, missing: int) -> int:
-    """Bytes that building `missing` artifacts may take: weights of each, two exports, a checkpoint with Adam."""
-    return 4 * plan.model.parameters() * (missing + 2 + (3 if missing else 0))
+    """Bytes that building may take: weights of each, two exports, a checkpoint with Adam, what was decided before."""
+    return 4 * plan.model.parameters() * (missing + 2 + (4 if missing else 0))
