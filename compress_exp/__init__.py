@@ -14,14 +14,18 @@ if TYPE_CHECKING:
     from compress_exp.notebook.compress import Compressed
 
 
-def load(path: Path | str) -> PreTrainedModel:
+def load(path: Path | str, plugins: Sequence[str] = ()) -> PreTrainedModel:
     """Load an artifact of any method in evaluation mode.
 
     Args:
         path: a directory under `outputs/artifacts`, or a copy of one.
+        plugins: own packages with the families or kinds of layers that it needs, trusted from then on in this process;
+            those that the environment variable COMPRESS_EXP_PLUGINS names are trusted anyway.
     """
+    from compress_exp.config.plugins import use
     from compress_exp.formats import artifact
 
+    use(plugins)
     return artifact.load(path)
 
 

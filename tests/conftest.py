@@ -39,6 +39,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "t5": {"d_model": 32, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 2, "d_kv": 16, "d_ff": 64}
     | {"decoder_start_token_id": 0},
     "bart": {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "scale_embedding": True} | SEQ2SEQ,
+    "electra": ENCODER | {"embedding_size": 16},
+    "llama": ENCODER | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8},
+}
+HEADS = {
+    "encoder": "AutoModelForSequenceClassification",
+    "decoder": "AutoModelForCausalLM",
+    "encoder_decoder": "AutoModelForSeq2SeqLM",
 }
 VOCABULARY = 400
 
@@ -71,9 +78,7 @@ def build_model(model_type: str) -> Any:
 
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(model_type, vocab_size=VOCABULARY, **ARCHITECTURES[model_type])
-    kinds = {"gpt2": transformers.AutoModelForCausalLM, "t5": transformers.AutoModelForSeq2SeqLM}
-    kinds["bart"] = transformers.AutoModelForSeq2SeqLM
-    model = kinds.get(model_type, transformers.AutoModelForSequenceClassification).from_config(config).eval()
+    model = getattr(transformers, HEADS[family_of(model_type).kind]).from_config(config).eval()
     if config.pad_token_id is None:
         config.pad_token_id = 0
     return model

@@ -15,7 +15,14 @@ from compress_exp.experiment.plan import Plan, plan
 SMALL = {
     "bert": ("tiny_bert", "classification", {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}),
     "albert": ("tiny_albert", "classification", {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}),
+    "electra": ("tiny_electra", "classification", {"hidden_size": 32, "intermediate_size": 64}),
+    "answers": (
+        "tiny_bert",
+        "question_answering",
+        {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2},
+    ),
     "gpt2": ("tiny_gpt2", "language_modelling", {"n_embd": 32, "n_inner": 64, "n_head": 2}),
+    "llama": ("tiny_llama", "language_modelling", {"hidden_size": 32, "head_dim": 8, "intermediate_size": 64}),
     "t5": ("tiny_t5", "seq2seq", {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_heads": 2}),
     "bart": ("tiny_bart", "seq2seq", {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}),
 }
@@ -23,7 +30,7 @@ WORDS = "the a good bad film plot actor was is not very but slow fine dull brigh
 
 
 def write_data(directory: Path, rows: int = 48) -> Path:
-    """Files that serve all three kinds of task: text, label, source, target."""
+    """Files that serve every kind of task: text, label, source, target, and SQuAD's columns."""
     directory.mkdir(parents=True, exist_ok=True)
     generator = random.Random(0)
     for split, count in (("train", rows), ("validation", rows // 3)):
@@ -32,6 +39,8 @@ def write_data(directory: Path, rows: int = 48) -> Path:
                 words = generator.choices(WORDS, k=generator.randint(4, 12))
                 row = {"text": " ".join(words), "label": index % 2}
                 row |= {"source": " ".join(words), "target": " ".join(reversed(words))}
+                row |= {"question": words[0], "context": " ".join(words)}
+                row["answers"] = {"text": [words[-1]], "answer_start": [len(" ".join(words)) - len(words[-1])]}
                 stream.write(json.dumps(row) + "\n")
     return directory
 
@@ -44,6 +53,8 @@ def configure(family: str, data: Path, *overrides: str) -> DictConfig:
     common += ["train.max_steps=3", "train.threads=1", "task.batch_size=8", "task.max_length=32"]
     if task == "language_modelling":
         common.append("task.stride=16")
+    if task == "question_answering":
+        common += ["task.max_question_length=8", "task.doc_stride=8"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", [*common, *overrides])
 

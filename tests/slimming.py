@@ -9,10 +9,10 @@ from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
 from compress_exp.layers.slices import Slice
-from compress_exp.models.forward import forward_logits
 from tests.conftest import ARCHITECTURES, VOCABULARY, build_model
+from tests.forward import forward_logits
 
-FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "t5_gated", "bart")
+FAMILIES = (*ARCHITECTURES, "t5_gated")
 
 
 def build(name: str) -> Any:

@@ -8,9 +8,9 @@ from torch.nn.utils import parametrize
 
 from compress_exp.experiment.build import convert, train_stage
 from compress_exp.layers.weights import original
-from compress_exp.models.forward import forward_logits
 from compress_exp.training.module import CompressionModule
 from tests.experiments import planned
+from tests.forward import forward_logits
 from tests.variants import FIRST, LATE, SHRINKING, TRAINED, chosen, fixed_batch
 
 LOSSES = ("task", "soft_targets", "hidden", "[soft_targets,hidden]")

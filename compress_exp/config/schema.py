@@ -11,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 PACKAGE = Path(__file__).resolve().parents[1]
 SOURCE_CONF = PACKAGE.parent / "conf"
 CONF = SOURCE_CONF if (SOURCE_CONF / "config.yaml").is_file() else PACKAGE / "conf"
-GROUPS = ("model", "task", "method", "loss", "train", "hardware", "tracking")
+GROUPS = ("model", "task", "method", "loss", "recovery", "train", "hardware", "tracking")
 
 
 @dataclass
@@ -23,12 +23,14 @@ class Root:
     method: Any = None
     stages: Any = None
     loss: Any = None
+    recovery: Any = None
     train: Any = None
     hardware: Any = None
     tracking: Any = None
     seed: int = 0
     teacher: str = "baseline"
     outputs: str = "outputs"
+    plugins: Any = None
     plan: bool = False
     force: str | None = None
     since: float | None = None

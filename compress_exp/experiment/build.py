@@ -94,6 +94,9 @@ def apply_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
 
 def convert(stage: Stage, built: Built) -> PreTrainedModel:
     """What the members of a stage make of the trained model, on the CPU; nothing of it is parametrized any more."""
+    import torch
+
+    from compress_exp.layers.bf16 import rounded
     from compress_exp.methods.parametrized import bake, mark_masked
 
     model = built.model.cpu().eval()
@@ -102,7 +105,7 @@ def convert(stage: Stage, built: Built) -> PreTrainedModel:
         model = method.convert(Work(model, built.context, step=built.steps))
     mark_masked(model)
     bake(model)
-    return model
+    return rounded(model) if built.context.dtype == torch.bfloat16 else model
 
 
 def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory: Path, beat: Beat = unheard) -> Built:
@@ -112,6 +115,7 @@ def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
 
     from compress_exp.formats.artifact import load
     from compress_exp.training.module import CompressionModule
+    from compress_exp.training.recovery import recover
 
     stage = plan.stages[index]
     use_threads(stage.train)
@@ -126,7 +130,13 @@ def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
     steps = steps_of(stage.train, len(features)) if stage.trains else 0
     context = make_context(plan, config.model_type, tokenizer, before, features, steps, baseline)
     (directory / STATE).mkdir(exist_ok=True)
-    model = prepare(stage, context, lambda: load(parent).to(context.device), directory / STATE)  # type: ignore[arg-type]
+    context = replace(context, dtype=config.dtype or torch.float32)
+
+    def load_parent() -> PreTrainedModel:
+        model = load(parent)
+        return (model if model.dtype == torch.float32 else model.float()).to(context.device)  # type: ignore[arg-type]
+
+    model = prepare(stage, context, load_parent, directory / STATE)
     context = replace(context, family=family_of(model.config.model_type))
     if not stage.trains:
         work = Work(model, context)
@@ -137,7 +147,9 @@ def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
                     method.finish(work)
         return Built(model, context, [], 0, 0.0)
     teacher = load_teacher(plan, baseline, model, tokenizer) if stage.uses_teacher else None
-    module = CompressionModule(model, context, stage.losses, stage.methods, stage.train, teacher)
+    recover(stage.recovery, model, context)
+    decay = stage.recovery.layer_decay
+    module = CompressionModule(model, context, stage.losses, stage.methods, stage.train, teacher, decay)
     return train(module, features, directory, stage.label, beat)
 
 

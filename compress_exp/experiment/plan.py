@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from compress_exp.config.build import build, plain
-from compress_exp.config.checks import FieldError, UserError, check_choice, check_number, nearest
+from compress_exp.config.checks import FieldError, UserError, check_choice, check_number
+from compress_exp.config.plugins import use
+from compress_exp.config.recovery import Recovery
 from compress_exp.config.train import TrainConfig
 from compress_exp.experiment.stages import Stage, arrange
 from compress_exp.losses.base import Loss
 from compress_exp.methods.base import Facts, Method
-from compress_exp.models.checkpoint import check_weights
+from compress_exp.models.checkpoint import check_weights, read_json
 from compress_exp.models.families.base import Family, block_sizes, input_widths, layer_counts
-from compress_exp.models.forward import CAPTURES
 from compress_exp.models.loading import Model, read_config
 from compress_exp.outputs.files import digest
 from compress_exp.outputs.manifest import Identity
@@ -76,6 +77,8 @@ class Plan:
         }
         if stage.trains:
             recipe["losses"] = {name: loss.identity() for name, loss in stage.losses.items()}
+        if stage.trains and not stage.recovery.whole:
+            recipe["recovery"] = stage.recovery.identity()
         if stage.uses_teacher:
             given = self.teacher != "baseline"
             of = Model(name="", path=self.teacher).identity()["content"] if given else self.baseline_key
@@ -137,8 +140,10 @@ def plan(config: DictConfig) -> Plan:
         check_root_values(config)
     except FieldError as error:
         raise UserError(str(error)) from error
+    use(plain(config.plugins))
     train: TrainConfig = build(config.train, "train")
     losses = check_losses(build(config.loss, "loss"), "loss")
+    recovery: Recovery = build(config.recovery, "recovery")
     model: Model = build(config.model, "model")
     task: Task = build(config.task, "task")
     hardware: Hardware = build(config.hardware, "hardware")
@@ -149,8 +154,9 @@ def plan(config: DictConfig) -> Plan:
     for key, method in methods.items():
         if not isinstance(method, Method):
             raise UserError(f"method.{key}: {method!r} is no method; choose one by method=…, as in method=prune")
-        if method.loss is not None:
-            check_losses(method.loss, f"method.{key}.loss")
+        for part in method.expand():
+            if part.loss is not None:
+                check_losses(part.loss, f"method.{key}.loss")
     if not train.trains and not model.finetuned:
         raise UserError(
             "train.max_steps: the baseline needs training; for a method without it set "
@@ -158,19 +164,23 @@ def plan(config: DictConfig) -> Plan:
             "for a checkpoint that is the baseline model.finetuned=true"
         )
     model.check()
+    if model.finetuned:
+        model.check_head(task, "model.finetuned")
     task.check()
     hardware.check()
+    facts = teacher = initial_facts(model, task)
     if config.teacher != "baseline":
-        check_teacher(Path(config.teacher), model)
-    facts = initial_facts(model, task)
+        teacher = check_teacher(Path(config.teacher), model, task)
     check_kind(task, facts.family)
-    stages = arrange(methods, plain(config.stages), train, losses)
+    stages = arrange(methods, plain(config.stages), train, losses, recovery)
     for stage in stages:
         for key, method in zip(stage.keys, stage.methods, strict=True):
             try:
                 facts = method.check(facts)
             except FieldError as error:
                 raise error.at(f"method.{key}") from error
+        if stage.trains:
+            check_models(stage, facts, teacher)
     return Plan(model, task, train, stages, hardware, tracking, facts, config.seed, config.teacher, config)
 
 
@@ -212,15 +222,20 @@ def check_root_values(config: DictConfig) -> None:
         check_choice("force", config.force, ("measure", "run", "all"))
 
 
-def check_teacher(directory: Path, model: Model) -> None:
-    """Require a readable model of the same kind, whose tensors are all there."""
+def check_teacher(directory: Path, model: Model, task: Task) -> Facts:
+    """Require a readable model of the same kind, with the head of the task; what is known of it."""
     from compress_exp.formats import artifact
 
     check_weights(directory, "teacher")
-    kind = Model(name="teacher", path=str(directory)).family("teacher").kind
+    teacher = Model(name="teacher", path=str(directory))
+    kind = teacher.family("teacher").kind
     if kind != model.family().kind:
         raise UserError(f"teacher: {str(directory)!r} is of kind {kind}, the model is of kind {model.family().kind}")
+    teacher.check_head(task, "teacher")
     artifact.check(directory)
+    facts = initial_facts(teacher, task)
+    slim = "quantization_config" in read_json(directory / "config.json", "teacher")
+    return replace(facts, heads=None, neurons=None, widths={}) if slim else facts
 
 
 def initial_facts(model: Model, task: Task) -> Facts:
@@ -230,28 +245,41 @@ def initial_facts(model: Model, task: Task) -> Facts:
     vocabulary = None if model.directory is None else int(config.vocab_size)
     layers, (heads, neurons) = layer_counts(config, family), block_sizes(config, family)
     skeleton = None if model.directory is None else lambda: model.skeleton(task)
-    return Facts(family, layers, vocabulary, heads, neurons, widths=input_widths(config, family), skeleton=skeleton)
+    widths, queries = input_widths(config, family), family.heads.queries(config)
+    return Facts(family, layers, vocabulary, heads, neurons, widths=widths, queries=queries, skeleton=skeleton)
 
 
 def check_losses(losses: Any, key: str) -> dict[str, Loss]:
-    """Require losses by name, each of which asks for what a forward pass can give."""
+    """Require losses by name."""
     if not losses or not isinstance(losses, dict):
         raise UserError(f"{key}: no loss is chosen; loss=task is hard labels only")
     for name, loss in losses.items():
         if not isinstance(loss, Loss):
             raise UserError(f"{key}.{name}: {loss!r} is no loss; choose one by loss=…, as in loss=soft_targets")
-        if unknown := sorted(loss.needs - CAPTURES):
-            raise UserError(f"{key}.{name}: it needs {unknown[0]!r} of the models; {nearest(unknown[0], CAPTURES)}")
     return losses
 
 
+def check_models(stage: Stage, facts: Facts, teacher: Facts) -> None:
+    """Refuse losses that cannot compare the model in training, of these facts, with the teacher.
+
+    Raises:
+        UserError: one sentence.
+    """
+    own = zip(stage.keys, stage.methods, strict=True)
+    place = next((f"method.{key}.loss" for key, method in own if method.loss is not None), "loss")
+    for name, loss in stage.losses.items():
+        try:
+            loss.check(facts, teacher)
+        except FieldError as error:
+            raise error.at(f"{place}.{name}") from error
+
+
 def check_kind(task: Task, family: Family) -> None:
-    """Refuse a task that the architecture has no head for."""
-    wanted = {"language_modelling": ("decoder",), "seq2seq": ("encoder_decoder",), "classification": ("encoder",)}
-    if family.kind not in wanted[task.kind]:
+    """Refuse a model of a kind that the task is not for."""
+    if family.kind not in task.model_kinds:
         raise UserError(
-            f"model: a {family.kind.replace('_', '-')} model cannot do task={task.name} ({task.kind}); "
-            f"take a model of kind {wanted[task.kind][0].replace('_', '-')}"
+            f"model: a model of kind {family.kind.replace('_', '-')} cannot do task={task.name} ({task.kind}); "
+            f"take a model of kind {' or '.join(task.model_kinds).replace('_', '-')}"
         )
 
 

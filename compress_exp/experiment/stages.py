@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from compress_exp.config.checks import UserError, nearest
+from compress_exp.config.recovery import Recovery
 from compress_exp.config.train import TrainConfig
 from compress_exp.losses.base import Loss
 from compress_exp.methods.base import Method
 from compress_exp.methods.course import Course
+
+WHOLE = Recovery()
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,14 @@ class Stage:
         methods: in the order in which they are applied: first what replaces the model, last what packs weights.
         losses: what training minimises, by name; they add up.
         train: the budget.
+        recovery: which parameters train.
     """
 
     keys: tuple[str, ...]
     methods: tuple[Method, ...]
     losses: Mapping[str, Loss]
     train: TrainConfig
+    recovery: Recovery = WHOLE
 
     @property
     def label(self) -> str:
@@ -46,7 +51,11 @@ class Stage:
 
 
 def arrange(
-    methods: Mapping[str, Method], stages: Any, train: TrainConfig, losses: Mapping[str, Loss]
+    methods: Mapping[str, Method],
+    stages: Any,
+    train: TrainConfig,
+    losses: Mapping[str, Loss],
+    recovery: Recovery = WHOLE,
 ) -> tuple[Stage, ...]:
     """The stages in order.
 
@@ -55,12 +64,27 @@ def arrange(
         stages: null for one stage per method, or a list of lists of keys: [[prune,quant],[finetune]].
         train: the root's budget, which methods at once train with.
         losses: the root's, for methods that bring none.
+        recovery: the root's, for methods that bring none.
 
     Raises:
         UserError: they cannot be arranged so.
     """
     groups = [[key] for key in methods] if stages is None else _groups(stages, list(methods))
-    return tuple(_stage([(key, methods[key]) for key in group], train, losses) for group in groups)
+    return tuple(
+        _stage(members, train, losses, recovery)
+        for group in groups
+        for members in _expanded([(key, methods[key]) for key in group])
+    )
+
+
+def _expanded(group: list[tuple[str, Method]]) -> list[list[tuple[str, Method]]]:
+    """The members of the stages that a group comes to: one, or as many as its only member expands into."""
+    if len(group) == 1:
+        return [[(group[0][0], part)] for part in group[0][1].expand()]
+    for key, method in group:
+        if len(method.expand()) > 1:
+            raise UserError(f"stages: {key} ({method.name}) is several stages; give it one of its own, as in [[{key}]]")
+    return [group]
 
 
 def _groups(stages: Any, keys: list[str]) -> list[list[str]]:
@@ -77,13 +101,16 @@ def _groups(stages: Any, keys: list[str]) -> list[list[str]]:
     return [list(group) for group in stages]
 
 
-def _stage(written: list[tuple[str, Method]], train: TrainConfig, losses: Mapping[str, Loss]) -> Stage:
+def _stage(
+    written: list[tuple[str, Method]], train: TrainConfig, losses: Mapping[str, Loss], recovery: Recovery
+) -> Stage:
     # What happens at once has no order but this one, so that it has one key however it was written.
     members = sorted(written, key=lambda member: (not member[1].replaces_model, member[1].packs))
     keys, methods = tuple(key for key, _ in members), tuple(method for _, method in members)
     own = [method.loss for method in methods if method.loss is not None]
+    recovery = _recovery(members, recovery)
     if len(members) == 1:
-        return Stage(keys, methods, own[0] if own else losses, methods[0].train)
+        return Stage(keys, methods, own[0] if own else losses, methods[0].train, recovery)
     names = ", ".join(key for key, _ in members)
     if sum(method.replaces_model for method in methods) > 1:
         raise UserError(
@@ -108,4 +135,18 @@ def _stage(written: list[tuple[str, Method]], train: TrainConfig, losses: Mappin
         raise UserError(f"stages: one method at once may train in rounds, and {names} has more")
     if len({str({name: loss.identity() for name, loss in item.items()}) for item in own}) > 1:
         raise UserError(f"stages: {names} bring losses of their own, and methods at once share one; set one to task")
-    return Stage(keys, methods, own[0] if own else losses, train if trains else methods[0].train)
+    return Stage(keys, methods, own[0] if own else losses, train if trains else methods[0].train, recovery)
+
+
+def _recovery(members: list[tuple[str, Method]], root: Recovery) -> Recovery:
+    """What of the model trains: as the members say, or else the root."""
+    given = {key: method.recovery for key, method in members if method.recovery is not None and method.trains}
+    if len({str(item.identity()) for item in given.values()}) > 1:
+        raise UserError(f"stages: {' and '.join(given)} train at once and recover differently; give them one recovery")
+    recovery = next(iter(given.values()), root)
+    for key, method in members:
+        if recovery.adapter is not None and method.moves_weights:
+            raise UserError(
+                f"recovery.adapter: {key} ({method.name}) moves the weights that it freezes; set it to null"
+            )
+    return recovery

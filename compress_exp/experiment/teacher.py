@@ -28,7 +28,6 @@ def load_teacher(plan: Plan, baseline: Path, model: PreTrainedModel, tokenizer: 
     if not same and set(tokenizer.get_vocab()) < set(own.get_vocab()):
         shrink(teacher, own, tokenizer)
         same = True
-    classes = "num_labels" if plan.task.kind == "classification" else "vocab_size"
-    if not same or getattr(teacher.config, classes) != getattr(model.config, classes):
+    if not same or plan.task.classes_of(teacher.config) != plan.task.classes_of(model.config):
         raise UserError(f"teacher: {plan.teacher!r} has another vocabulary or other classes than the student")
     return teacher

@@ -126,10 +126,10 @@ class CompressExpQuantizer(HfQuantizer):
             if wrong := apply(model, blueprint):
                 return wrong
         missing = set(model._keys_to_ignore_on_load_missing or ())
-        for name in blueprint.absent(model):
-            # transformers ties Parameters only; ours are tied after loading.
-            model.all_tied_weights_keys.pop(name, None)
-            missing.add(rf"^{re.escape(name)}$")
+        # transformers ties Parameters only; ours are tied after loading.
+        for name in [name for name in model.all_tied_weights_keys if name.rpartition(".")[0] in blueprint.modules]:
+            del model.all_tied_weights_keys[name]
+        missing |= {rf"^{re.escape(name)}$" for name in blueprint.absent(model)}
         model._keys_to_ignore_on_load_missing = missing
         for name in blueprint.shared:
             for module in model.get_submodule(name).modules():

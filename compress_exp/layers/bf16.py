@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx_ne_convert")
 WITHOUT = ("AVX512_CORE", "AVX512_CORE_VNNI")
@@ -38,3 +41,14 @@ def multiplies(library: bool, capabilities: Mapping[str, Any], limit: str) -> bo
     if capabilities.get("architecture") != "x86_64":
         return library
     return library and limit.upper() not in WITHOUT and any(capabilities.get(name) for name in INSTRUCTIONS)
+
+
+def rounded(model: PreTrainedModel) -> PreTrainedModel:
+    """Round what is stored to bfloat16; what is not (frequencies of rotary positions) is computed anew when loaded."""
+    stored = model.state_dict().keys()
+    computed = {name: buffer for name, buffer in model.named_buffers() if name not in stored}
+    model = model.to(dtype=torch.bfloat16)  # type: ignore[call-arg]
+    for name, buffer in computed.items():
+        owner, _, own = name.rpartition(".")
+        setattr(model.get_submodule(owner), own, buffer)
+    return model

@@ -1,7 +1,8 @@
 """Attention heads: where they are, and how some of them go for good.
 
 With a head go its rows of the query, key and value projections with their biases, and its columns of the output
-projection: exactly what multiplying its contribution by zero does. Layers may keep different numbers of heads.
+projection: exactly what multiplying its contribution by zero does. Layers may keep different numbers of heads. Where
+several heads of queries share a key and a value head, they go with it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compress_exp.layers.slices import Slice, inputs_of, keep_inputs, keep_outputs, outputs_of, reader, writer
 from compress_exp.models.families.base import Family, Heads, blocks
@@ -38,17 +39,21 @@ class Attention(Slice):
 
     @property
     def count(self) -> int:
-        """Its number of heads."""
-        return int(getattr(self.module, self.layout.count))
+        """Its number of heads; with grouped heads those of keys and values."""
+        if self.layout.count is not None:
+            return int(getattr(self.module, self.layout.count))
+        assert self.layout.width is not None
+        return min(map(outputs_of, self.inputs)) // int(getattr(self.module, self.layout.width))
 
     def keep(self, model: PreTrainedModel, units: Sequence[int]) -> None:
         """Keep these heads, in this order."""
-        inner = inputs_of(self.output)
-        width = inner // self.count
-        channels = torch.tensor([head * width + offset for head in units for offset in range(width)])
+        inner, count = inputs_of(self.output), self.count
         for projection in self.inputs:
-            runs = range(0, outputs_of(projection), inner)
-            keep_outputs(projection, torch.cat([channels + run for run in runs]))
+            outputs = outputs_of(projection)
+            length = min(outputs, inner)  # a fused projection holds several runs of heads
+            runs = range(0, outputs, length)
+            keep_outputs(projection, torch.cat([_channels(units, length // count) + run for run in runs]))
+        channels = _channels(units, inner // count)
         keep_inputs(self.output, channels)
         module = self.module
         if self.layout.shared_bias:
@@ -56,9 +61,15 @@ class Attention(Slice):
 
             module = slim(module, units)
             model.set_submodule(self.name, module)
-        setattr(module, self.layout.count, len(units))
+        if self.layout.count is not None:
+            setattr(module, self.layout.count, len(units))
         if self.layout.inner is not None:
-            setattr(module, self.layout.inner, len(units) * width)
+            setattr(module, self.layout.inner, len(channels))
+
+
+def _channels(units: Sequence[int], width: int) -> Tensor:  # (channels,)
+    """The channels of some heads of that width."""
+    return torch.tensor([unit * width + offset for unit in units for offset in range(width)])
 
 
 def attentions(model: PreTrainedModel, family: Family) -> list[Attention]:

@@ -121,7 +121,16 @@ class Int8Linear(Stored):
 
     def spec(self) -> dict[str, Any]:
         """The largest code: what kernels have to be exact for."""
-        return {"largest_code": largest_code(self.weight)}
+        return {"largest_code": self.largest_code}
+
+    @property
+    def largest_code(self) -> int:
+        """The largest magnitude of its codes."""
+        return largest_code(self.weight)
+
+    def runs_in(self, device: str, floating: str) -> str:
+        """Integers where the kernel is exact."""
+        return "u8" if device == "cpu" and self.in_integers else floating
 
     def dense(self) -> Tensor:  # (out, in)
         """The weights unpacked."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress_exp.layers.heads import attentions
 from compress_exp.layers.neurons import feed_forwards
-from compress_exp.models.families.base import Family, Stack, width_of
+from compress_exp.models.families.base import Family, Stack, head_count, width_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,7 +30,8 @@ def uneven(model: PreTrainedModel, family: Family) -> Shapes:
     heads, neurons = {}, {}
     for attention in attentions(model, family):
         own = getattr(attention.module, "heads", None)
-        if own is not None or attention.count != getattr(model.config, _stack(family, attention.output_name).heads):
+        usual = head_count(model.config, family, _stack(family, attention.output_name))
+        if own is not None or attention.count != usual:
             heads[attention.name] = attention.count if own is None else list(own)
     for part in feed_forwards(model, family):
         if part.count != width_of(model.config, _stack(family, part.output_name)):

@@ -99,8 +99,9 @@ class Slice(ABC):
         """What each unit takes: entries, entries that are not pruned, stored bytes."""
         costs = torch.zeros(self.count, 3, dtype=torch.float64)
         for module in self.inputs:
-            # A fused projection holds several runs of units one after the other.
-            runs = _rows(module).reshape(-1, self.count, inputs_of(self.output) // self.count, inputs_of(module))
+            # A fused projection holds several runs of units one after the other; grouped keys are narrower.
+            length = min(outputs_of(module), inputs_of(self.output))
+            runs = _rows(module).reshape(-1, self.count, length // self.count, inputs_of(module))
             costs += _costs(module, runs.transpose(0, 1).flatten(1))
             if isinstance(bias := getattr(module, "bias", None), Tensor):
                 entries = bias.numel() / self.count

@@ -1,19 +1,22 @@
 """What a module is that stays in a compressed model in place of an ordinary one.
 
 Its file in `layers/` is all that a new way of storing needs: saving, loading, copying layers and counting bytes go
-through the methods below. An artifact names kinds by their pinned name, and only kinds of this directory are found;
-nothing is imported because an artifact says so.
+through the methods below. An artifact names kinds by their pinned name, and only kinds of this directory and of
+`layers` in packages that the user names are found; nothing is imported because an artifact says so.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
+
+from compress_exp.config.checks import UserError
+from compress_exp.config.plugins import modules
 
 
 class Stored(nn.Module, ABC):
@@ -49,18 +52,47 @@ class Stored(nn.Module, ABC):
         """What `build` needs beside the ordinary module; JSON-able."""
         return {}
 
+    @property
+    def largest_code(self) -> int | None:
+        """The largest magnitude of its codes, where it multiplies them with unsigned 8-bit inputs; None elsewhere."""
+        return None
+
+    @property
+    def packed(self) -> str | None:
+        """The type of its codes, such as "u4", where runtimes multiply floats with them as they are; None elsewhere."""
+        return None
+
+    def runs_in(self, device: str, floating: str) -> str | None:
+        """What its product runs in where nothing is exported, such as "u8"; None where it makes none.
+
+        Args:
+            device: "cpu" or "cuda".
+            floating: the precision of the model's floating values, "f32" or "bf16".
+        """
+        return None
+
     @abstractmethod
     def dense(self) -> Tensor:
         """The matrix that it stands for, in float32: (out, in) where it is linear, (entries, width) of an embedding."""
 
 
-@functools.cache
 def kinds() -> dict[str, type[Stored]]:
-    """Every kind by its name, from the files beside this one."""
+    """Every kind by its name, from the files beside this one and those of the user's packages.
+
+    Raises:
+        UserError: two files have a kind of one name.
+    """
+    return _kinds(tuple(modules("compress_exp.layers").values()))
+
+
+@functools.lru_cache
+def _kinds(files: tuple[str, ...]) -> dict[str, type[Stored]]:
     found: dict[str, type[Stored]] = {}
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        name = f"{__package__}.{file.stem}"
+    for name in files:
         values = vars(importlib.import_module(name)).values()
         own = [value for value in values if isinstance(value, type) and value.__module__ == name]
-        found |= {value.kind: value for value in own if issubclass(value, Stored) and value is not Stored}
+        for value in [value for value in own if issubclass(value, Stored) and not inspect.isabstract(value)]:
+            if (other := found.get(value.kind)) is not None:
+                raise UserError(f"plugins: {name} has the kind {value.kind!r} of {other.__module__}; rename it")
+            found[value.kind] = value
     return found

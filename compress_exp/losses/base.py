@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from compress_exp.config.checks import check_number
+from compress_exp.config.checks import FieldError, check_number, nearest
 from compress_exp.config.identity import later, origin, settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from compress_exp.methods.base import Facts
 
 Outputs = Mapping[str, Any]
 """What was captured of a forward pass, by name, see `models.forward.forward_outputs`."""
@@ -52,7 +54,7 @@ class Loss(ABC):
     Attributes:
         weight: of all its terms.
         origin: its pinned name in keys.
-        needs: what is captured of student and teacher: names of `models.forward.CAPTURES`.
+        needs: what a forward pass has to give: "logits", or names of the family's `captures`.
         uses_teacher: whether a teacher has to run.
         version: raised when the same settings come to give another value.
     """
@@ -66,6 +68,30 @@ class Loss(ABC):
 
     def __post_init__(self) -> None:
         check_number("weight", self.weight, 0)
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether it looks at hard labels."""
+        return False
+
+    def check(self, facts: Facts, teacher: Facts) -> None:
+        """Refuse, in one sentence and before anything is built, models that do not give what it needs.
+
+        Args:
+            facts: of the model in training; None there is not known yet.
+            teacher: of the teacher.
+
+        Raises:
+            FieldError: naming a setting, or with an empty name.
+        """
+        asked = {"student": facts} | ({"teacher": teacher} if self.uses_teacher else {})
+        for who, known in asked.items():
+            given = {"logits"} | known.family.captures
+            if missing := sorted(self.needs - given):
+                # Names with a stack would make a long list.
+                bare = sorted(name for name in given if name.partition(".")[0] not in known.layers)
+                told = f"it needs {missing[0]!r} of the {who}, whose family does not give it"
+                raise FieldError("", f"{told}; {nearest(missing[0], bare)}")
 
     @abstractmethod
     def criterion(self, student: PreTrainedModel, teacher: PreTrainedModel | None) -> Criterion:

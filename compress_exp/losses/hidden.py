@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from compress_exp.config.checks import check_choice
 from compress_exp.losses.base import Criterion, Loss, Outputs, Term
-from compress_exp.models.forward import only_stack
+from compress_exp.models.families.base import family_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -91,5 +91,5 @@ class HiddenStates(Loss):
     def criterion(self, student: PreTrainedModel, teacher: PreTrainedModel | None) -> Criterion:
         """Projections where the widths differ."""
         assert teacher is not None
-        stacks = ("encoder", "decoder") if student.config.is_encoder_decoder else (only_stack(student),)
+        stacks = [stack.name for stack in family_of(student.config.model_type).stacks]
         return SameStates(student.config.hidden_size, teacher.config.hidden_size, stacks, self.layers)

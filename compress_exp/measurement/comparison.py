@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -199,6 +200,7 @@ def keep_choice(
 def flags_of(own: Subject, dense: Subject, chosen: str, rows: list[dict[str, Any]]) -> list[str]:
     """Short sentences about what a reader of the numbers must know."""
     from compress_exp.layers import bf16
+    from compress_exp.layers.surgery import pruned_modules
     from compress_exp.measurement.size import zeros_in_matrices
 
     flags, hardware, headline = [], own.hardware, rows[0]
@@ -210,13 +212,18 @@ def flags_of(own: Subject, dense: Subject, chosen: str, rows: list[dict[str, Any
             reason = "" if hardware.device == "cuda" or multiplies_integers() else ", a CPU without VNNI or AMX"
             low, high = headline["speedup_interval"]
             flags.append(f"slow: int8 brings no certain speed-up in {chosen} here{reason} ({low:.2f}–{high:.2f}×)")
+    for codes, stored in Counter(layer.packed for layer in own.stored_layers if layer.packed).items():
+        executed = own.deployed[chosen].executed().items()
+        if (running := sum(count for name, count in executed if name.endswith(f" {codes}"))) < stored:
+            flags.append(f"packed: {running} of {stored} layers of {codes} codes stay packed in {chosen}")
     if own.precision == "bf16" and hardware.device == "cpu" and not bf16.kernels_available():
         flags.append("slow: this CPU has no instructions for bfloat16")
     for subject in (own, dense):
         if (used := subject.deployed[chosen].precision()) != subject.precision:
             flags.append(f"precision: {subject.precision} was asked for, the runtime uses {used}")
     added = zeros_in_matrices(own.eager.model) - zeros_in_matrices(dense.eager.model)
-    if added > SPARSE and headline["speedup_interval"][0] < NO_SPEEDUP:
+    made = any(pruned_modules(own.eager.model)) or not own.stored_layers  # and not by rounding to a coarse grid
+    if made and added > SPARSE and headline["speedup_interval"][0] < NO_SPEEDUP:
         flags.append("zeros: no speed-up expected on this runtime")
     worst = min(rows, key=lambda row: min(row["cores"], row["baseline"]["cores"]))
     cores = min(worst["cores"], worst["baseline"]["cores"])

@@ -48,13 +48,13 @@ class FinitePredictor:
         """The transformers configuration of the model."""
         return self.predictor.config
 
-    def logits(self, batch: dict[str, Tensor]) -> Tensor:
-        """The model's output for a collated batch.
+    def outputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The model's outputs for a collated batch.
 
         Raises:
-            UserError: it is not finite.
+            UserError: they are not finite.
         """
-        return finite_outputs(self.predictor.logits(batch), self.what)
+        return {name: finite_outputs(tensor, self.what) for name, tensor in self.predictor.outputs(batch).items()}
 
     def generate(self, batch: dict[str, Tensor], max_new_tokens: int, num_beams: int) -> Tensor:
         """Generated token ids; the logits that they were chosen by are computed once more, all at once.
@@ -66,11 +66,11 @@ class FinitePredictor:
 
         ids = self.predictor.generate(batch, max_new_tokens, num_beams)
         if self.config.is_encoder_decoder:
-            self.logits({**batch, "decoder_input_ids": ids})
+            self.outputs({**batch, "decoder_input_ids": ids})
         else:
             mask = batch["attention_mask"]
             new = mask.new_ones(len(ids), ids.shape[1] - mask.shape[1])
-            self.logits({"input_ids": ids, "attention_mask": torch.cat([mask, new], dim=1)})
+            self.outputs({"input_ids": ids, "attention_mask": torch.cat([mask, new], dim=1)})
         return ids
 
 

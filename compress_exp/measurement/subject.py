@@ -18,6 +18,7 @@ from compress_exp.runtimes.eager import EagerPredictor
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from compress_exp.layers.stored import Stored
     from compress_exp.tasks.base import Task
 
 Place = Callable[[Runtime, Callable[[Path], None]], Path]
@@ -66,7 +67,7 @@ class Subject:
         """From its parent's outputs, where it multiplies integers; None where it does not."""
         if not self.int8_layers:
             return None
-        own = fidelity.reference(self.eager.model, f"artifact {self.path.name}")
+        own = fidelity.reference(self.eager.model, self.task, f"artifact {self.path.name}")
         return fidelity.distance_from_parent(own, self.batches, *fidelity.of_artifact(self.parent, self.task))
 
     @property
@@ -79,18 +80,21 @@ class Subject:
         return random_ids(self.eager.config.vocab_size, self.special, batch, length)
 
     @property
-    def int8_layers(self) -> list[Any]:
-        """Its layers that multiply integers."""
-        from compress_exp.layers.int8 import Int8Linear
+    def stored_layers(self) -> list[Stored]:
+        """Its layers that are not the architecture's."""
+        from compress_exp.layers.stored import Stored
 
-        return [module for module in self.eager.model.modules() if isinstance(module, Int8Linear)]
+        return [module for module in self.eager.model.modules() if isinstance(module, Stored)]
+
+    @property
+    def int8_layers(self) -> list[Stored]:
+        """Those that multiply integers."""
+        return [layer for layer in self.stored_layers if layer.largest_code is not None]
 
     @property
     def largest_code(self) -> int:
         """The largest magnitude among the codes of those layers."""
-        from compress_exp.layers.int8 import largest_code
-
-        return max((largest_code(layer.weight) for layer in self.int8_layers), default=0)
+        return max((layer.largest_code or 0 for layer in self.int8_layers), default=0)
 
     def deploy(self, runtime: Runtime, checks: Path) -> str | None:
         """Put it into a runtime, if that computes here what the artifact says.
@@ -112,8 +116,8 @@ class Subject:
                 return f"{runtime.name}: left out, {error}"
             opened = self._open(runtime, files, self.hardware.threads)
         if runtime.name != "eager" or self.int8_layers:
-            own = fidelity.reference(self.eager.model, f"artifact {self.path.name}")
-            found = fidelity.check(runtime.name, opened.logits, own, self.batches, self.distance, self.precision)
+            own = fidelity.reference(self.eager.model, self.task, f"artifact {self.path.name}")
+            found = fidelity.check(runtime.name, opened.outputs, own, self.batches, self.distance, self.precision)
             if not found.faithful:
                 return str(found)
         self.deployed[runtime.name], self.files[runtime.name] = opened, files

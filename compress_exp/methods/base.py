@@ -10,6 +10,7 @@ from torch import Tensor
 
 from compress_exp.config.checks import FieldError, nearest
 from compress_exp.config.identity import origin, settings
+from compress_exp.config.recovery import Recovery
 from compress_exp.config.train import TrainConfig
 from compress_exp.losses.base import Loss
 from compress_exp.methods.context import Context, Work
@@ -31,14 +32,17 @@ class Facts:
         family: its architecture.
         layers: layers of each stack.
         vocabulary: entries of its embedding; None until a tokenizer is trained.
-        heads: attention heads of a layer of each stack; None where they may differ from layer to layer.
+        heads: attention heads (key-value heads where queries share them) of a layer of each stack; None where they may
+            differ from layer to layer.
         neurons: width of the feed-forward part of a layer of each stack; None likewise.
         pruned: some of its zeros are to be kept.
         factored: the name of the method that factored its projections.
         shared: the name of the method by which layers share their weights.
-        packed: the name of the method that packed its weights, after which nothing trains.
+        packed: the methods that packed some of its weights, after which nothing trains, and which weights those are.
+        rounded: the name of the method that rounded every parameter to bfloat16; None where they are float32.
         first: no stage has run yet.
         widths: inputs of the projections that play a role, where they are known.
+        queries: heads of queries for each of `heads`.
         skeleton: builds the dense model on the meta device, shapes without weights; None where random weights wait for
             a tokenizer, and once a stage has run.
     """
@@ -51,9 +55,11 @@ class Facts:
     pruned: bool = False
     factored: str | None = None
     shared: str | None = None
-    packed: str | None = None
+    packed: tuple[tuple[str, Select], ...] = ()
+    rounded: str | None = None
     first: bool = True
     widths: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    queries: int = 1
     skeleton: Callable[[], PreTrainedModel] | None = None
 
 
@@ -66,9 +72,11 @@ class Method:
         train: its training budget; `max_steps=0` makes it post-training.
         select: the weights that it works on.
         loss: what its training minimises, by name; null takes the root's `loss`.
+        recovery: which parameters train; null takes the root's `recovery`.
         version: raised when the same settings come to give another result.
         preserves_sparsity: what earlier stages pruned stays pruned.
         replaces_model: it changes shapes, or gives another model, before training: first among methods at once.
+        moves_weights: it moves the weights themselves, which an adapter would freeze.
         packs: its result no longer trains as it is: last among methods at once.
     """
 
@@ -76,10 +84,12 @@ class Method:
     train: TrainConfig
     select: Select = field(default_factory=Select)
     loss: dict[str, Loss] | None = None
+    recovery: Recovery | None = None
 
     version: ClassVar[int] = 1
     preserves_sparsity: ClassVar[bool] = True
     replaces_model: ClassVar[bool] = False
+    moves_weights: ClassVar[bool] = False
     packs: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -115,9 +125,18 @@ class Method:
         """What it compresses: "parent", "pretrained" or "other" (a model of its own)."""
         return "parent"
 
+    def expand(self) -> tuple[Method, ...]:
+        """What it is done by, each a stage of its own with an artifact and a share of the budget; mostly itself alone.
+
+        A stage has one course, one set of losses, one optimiser; what needs more of them expands.
+        """
+        return (self,)
+
     def identity(self) -> dict[str, Any]:
         """What decides its result, for the key of the artifact."""
-        return origin(type(self)) | settings(self, without={"name", "loss", *(() if self.trains else ("train",))})
+        return origin(type(self)) | settings(
+            self, without={"name", "loss", "recovery", *(() if self.trains else ("train",))}
+        )
 
     def check(self, facts: Facts) -> Facts:
         """Refuse, in one sentence, a parent that this method cannot take; tell what comes out.
@@ -126,16 +145,28 @@ class Method:
             FieldError: naming a setting, and what to do.
         """
         if facts.packed and self.starts_from == "parent":
-            raise FieldError(
-                "", f"nothing can follow {facts.packed}, whose weights are packed; put {facts.packed} last"
-            )
+            self._check_beside(facts)
+        if facts.rounded and self.packs:
+            raise FieldError("", f"{facts.rounded} before it rounded every weight; leave one of the two out")
         if facts.pruned and not self.preserves_sparsity:
             raise FieldError("", f"{self.name} would undo the pruning before it; put it first")
         known = {*facts.family.roles.values(), *OUTSIDE_BLOCKS}
         for role in self.select.roles or ():
             if role not in known:
                 raise FieldError("select.roles", f"{role!r} is no role; {nearest(role, sorted(known))}")
-        return replace(facts, first=False, skeleton=None)
+        packed = (*facts.packed, (self.name, self.select)) if self.packs else facts.packed
+        return replace(facts, first=False, skeleton=None, packed=packed)
+
+    def _check_beside(self, facts: Facts) -> None:
+        """Where weights are packed already, others can be packed without training, and nothing else can be done."""
+        last = facts.packed[-1][0]
+        if self.trains or not self.packs:
+            raise FieldError("", f"nothing can follow {last}, whose weights are packed; put {last} last")
+        known = (*facts.family.roles.values(), *OUTSIDE_BLOCKS)
+        left = {role for role in known if self.select.may_take(role)}
+        left -= {role for role in left for _, select in facts.packed if select.takes_all(role)}
+        if not left:
+            raise FieldError("select", f"every weight that it takes was packed by {last}; give the two different roles")
 
     def retokenize(
         self, tokenizer: PreTrainedTokenizerBase, features: Sequence[dict[str, Any]]
@@ -179,6 +210,10 @@ class Method:
         Raises:
             UserError: one sentence.
         """
+
+    def batch(self, work: Work, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Before the forward pass, without gradients: the batch that student and teacher see."""
+        return batch
 
     def parameter_groups(self, work: Work) -> list[dict[str, Any]]:
         """Parameters of its own with their own learning rate, in the optimiser's format."""

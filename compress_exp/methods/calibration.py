@@ -3,7 +3,8 @@
 The stack's own forward runs with one block only, before which a stub answers with the stored output of the last one,
 and is stopped after it; so whatever an architecture hands from block to block (T5's position bias) is handed on. The
 encoder comes first; the decoder sees what the compressed encoder gives. Padding is left out of the statistics.
-Cost: two passes of each block, whatever the number of layers. Extra memory: the output of one block for all batches
+Cost: two passes of each block and a forward pass of one batch, whatever the number of layers; with `sequential` one for
+every tensor that weights read, and one. Extra memory: the output of one block for all batches
 (and the encoder's final one), the statistics of one block.
 """
 
@@ -21,7 +22,7 @@ from torch.nn.utils import parametrize
 
 from compress_exp.methods.select import Target
 from compress_exp.models.families.base import Family, Stack
-from compress_exp.models.forward import forward_logits
+from compress_exp.models.forward import forward_outputs
 from compress_exp.tasks.base import IGNORED
 
 if TYPE_CHECKING:
@@ -47,9 +48,11 @@ def stream(
     chosen: Sequence[Target],
     gather: Callable[[Target], Gathered],
     compress: Callable[[Target, Gathered], None],
+    sequential: bool = False,
 ) -> None:
     """Visit the chosen weights of every block in order: gather statistics of their inputs, then compress them.
 
+    Weights that read one tensor (query, key and value) share one statistic.
     A block that serves every layer (ALBERT) is visited once, with all its calls in the uncompressed model. A weight
     held by several blocks is visited with the first of them. The model comes back in the mode and shape that it had.
 
@@ -60,15 +63,18 @@ def stream(
         chosen: weights inside blocks.
         gather: an empty statistic for a weight.
         compress: told the statistic over all batches.
+        sequential: within a block, too, weights see what the compressed ones before them leave; otherwise a block's
+            statistics are all gathered before any of its weights is compressed.
     """
     inputs: list[dict[str, Any]] = [dict(batch) for batch in batches]
     with torch.no_grad(), evaluating(model):
         for stack in family.stacks:
             if stack.shared:
                 inside = [target for target in chosen if family.stack_of(target.names[0]) is stack]
-                _visit(inside, inputs, gather, compress, lambda index: forward_logits(model, inputs[index]))
+                run = partial(_forward, model, inputs)
+                _visit(inside, inputs, gather, compress, run, sequential)
             else:
-                _stream_stack(model, family, stack, inputs, chosen, gather, compress)
+                _stream_stack(model, family, stack, inputs, chosen, gather, compress, sequential)
 
 
 def _stream_stack(
@@ -79,6 +85,7 @@ def _stream_stack(
     chosen: Sequence[Target],
     gather: Callable[[Target], Gathered],
     compress: Callable[[Target, Gathered], None],
+    sequential: bool,
 ) -> None:
     name, blocks = _block_list(model, stack)
     owner, attribute = model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
@@ -93,7 +100,7 @@ def _stream_stack(
 
     for number, block in enumerate(blocks):
         inside = [target for target in chosen if target.names[0].startswith(f"{name}.{number}.")]
-        _visit(inside, inputs, gather, compress, partial(run, block=block), decoder)
+        _visit(inside, inputs, gather, compress, partial(run, block=block), sequential, decoder)
         if followed or number < len(blocks) - 1:
             with parametrize.cached():
                 for index in range(len(inputs)):
@@ -104,26 +111,58 @@ def _stream_stack(
             outputs[index] = None
 
 
+def _forward(model: PreTrainedModel, inputs: Sequence[dict[str, Any]], index: int) -> Any:
+    return forward_outputs(model, inputs[index], ())
+
+
 def _visit(
     inside: Sequence[Target],
     inputs: Sequence[dict[str, Any]],
     gather: Callable[[Target], Gathered],
     compress: Callable[[Target, Gathered], None],
     run: Callable[[int], Any],
+    sequential: bool,
     decoder: bool = False,
 ) -> None:
     """Gather and compress the weights of one block; in a decoder after an encoder some see the encoder's positions."""
     if not inside:
         return
-    statistics = [gather(target) for target in inside]
-    with parametrize.cached():
-        for index, batch in enumerate(inputs):
-            own = decoder_positions(batch) if decoder else source_positions(batch)
-            valid = [source_positions(batch) if target.role.startswith(FROM_ENCODER) else own for target in inside]
-            with _watching(inside, statistics, valid):
-                run(index)
-    for target, statistic in zip(inside, statistics, strict=True):
-        compress(target, statistic)
+    groups = _groups(inside, run)
+    for turn in [[group] for group in groups] if sequential else [groups]:
+        firsts = [group[0] for group in turn]
+        statistics = [gather(target) for target in firsts]
+        with parametrize.cached():
+            for index, batch in enumerate(inputs):
+                own = decoder_positions(batch) if decoder else source_positions(batch)
+                valid = [source_positions(batch) if target.role.startswith(FROM_ENCODER) else own for target in firsts]
+                with _watching(firsts, statistics, valid):
+                    run(index)
+        for group, statistic in zip(turn, statistics, strict=True):
+            for target in group:
+                compress(target, statistic)
+
+
+def _groups(inside: Sequence[Target], run: Callable[[int], Any]) -> list[list[Target]]:
+    """The weights of a block that read the very same tensors, in the order in which a forward pass comes to them."""
+    calls: dict[int, list[Tensor]] = {}
+
+    def note(number: int) -> Any:
+        return lambda _, arguments: calls.setdefault(number, []).append(arguments[0])
+
+    handles = [
+        module.register_forward_pre_hook(note(number))
+        for number, target in enumerate(inside)
+        for module in target.modules
+    ]
+    try:
+        run(0)
+    finally:
+        for handle in handles:
+            handle.remove()
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number, tensors in calls.items():  # which are held until here, so that no two of them have one id
+        groups.setdefault(tuple(map(id, tensors)), []).append(number)
+    return [[inside[number] for number in sorted(group)] for group in groups.values()]
 
 
 def source_positions(batch: dict[str, Any]) -> Tensor:  # bool (rows, length)
@@ -163,7 +202,7 @@ def _output_of(module: nn.Module, model: PreTrainedModel, batch: dict[str, Any])
 
     handle = module.register_forward_hook(stop)
     try:
-        forward_logits(model, batch)
+        forward_outputs(model, batch, ())
     except _Reached as reached:
         return reached.output
     finally:

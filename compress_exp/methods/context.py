@@ -40,6 +40,7 @@ class Context:
         steps: optimiser steps of one training of the stage; 0 where nothing trains.
         baseline: loads the dense model.
         pretrained: loads what the baseline began from.
+        dtype: of the parent's weights. A stage computes in float32 and rounds to it in the end.
         calibration: gives so many batches of 32 seeded training rows; of several ranks each sees its own rows.
     """
 
@@ -50,6 +51,7 @@ class Context:
     seed: int = 0
     device: torch.device = torch.device("cpu")
     steps: int = 0
+    dtype: torch.dtype = torch.float32
     baseline: Callable[[], PreTrainedModel] = _no_model
     pretrained: Callable[[], PreTrainedModel] = _no_model
     calibration: Callable[[int], list[dict[str, Tensor]]] = _no_rows

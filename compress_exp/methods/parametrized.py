@@ -22,6 +22,12 @@ Module = TypeVar("Module", bound=nn.Module)
 ADAPTERS, MASKS, GRIDS = range(3)
 
 
+class Adapter(nn.Module):
+    """A parametrization that trains in place of the weight; masks and grids work on what it gives."""
+
+    place: ClassVar[int] = ADAPTERS
+
+
 class Gate(nn.Module, ABC):
     """A parametrization that lets a part of a weight through and makes the rest exactly zero.
 
@@ -150,6 +156,15 @@ def copied(model: PreTrainedModel) -> PreTrainedModel:
 def plain_name(name: str) -> str:
     """A parameter's name where nothing is parametrized."""
     return name.replace("parametrizations.weight.original", "weight")
+
+
+def adapted(module: nn.Module) -> Tensor:
+    """A module's weight as its adapters leave it, before masks and grids; without adapters the trained tensor."""
+    weight = original(module)
+    for item in parametrizations(module):
+        if isinstance(item, Adapter):
+            weight = item(weight)
+    return weight
 
 
 def passing(module: nn.Module, but: str | None = None) -> Tensor:

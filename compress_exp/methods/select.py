@@ -44,14 +44,20 @@ class Select:
         """What decides the selection, for the key of the artifact."""
         return settings(self)
 
+    def may_take(self, role: str) -> bool:
+        """Whether some module of that role may be selected, whatever its name."""
+        if self.roles is None:
+            return role not in OUTSIDE_BLOCKS
+        return any(f"{role}.".startswith(f"{one}.") for one in self.roles)
+
+    def takes_all(self, role: str) -> bool:
+        """Whether every module of that role is selected."""
+        return self.may_take(role) and "*" in self.include and not self.exclude
+
     def takes(self, name: str, role: str) -> bool:
         """Whether the module of that name and role is selected."""
-        wanted = role not in OUTSIDE_BLOCKS if self.roles is None else any(map(f"{role}.".startswith, self._stems()))
         included = any(fnmatchcase(name, pattern) for pattern in self.include)
-        return wanted and included and not any(fnmatchcase(name, pattern) for pattern in self.exclude)
-
-    def _stems(self) -> list[str]:
-        return [f"{role}." for role in self.roles or ()]
+        return self.may_take(role) and included and not any(fnmatchcase(name, pattern) for pattern in self.exclude)
 
 
 @dataclass(frozen=True)
@@ -84,10 +90,10 @@ def targets(model: PreTrainedModel, family: Family, select: Select) -> list[Targ
 
 
 def matching(model: PreTrainedModel, family: Family, select: Select) -> list[Target]:
-    """The selected weights, each once, in the order of the modules; there may be none."""
+    """The selected weights that are not packed, each once, in the order of the modules; there may be none."""
     holders: dict[int, list[tuple[str, str, nn.Module]]] = {}
     for name, (role, module) in roles(model, family).items():
-        if isinstance(module, Stored) and module.parts:
+        if isinstance(module, Stored):
             continue
         holders.setdefault(id(original(module)), []).append((name, role, module))
     return [

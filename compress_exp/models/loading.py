@@ -12,6 +12,7 @@ from compress_exp.config.checks import FieldError, UserError, check_number
 from compress_exp.models.checkpoint import WANTED, check_dense, check_weights, directory_digest, read_header, read_json
 from compress_exp.models.families.base import Family, family_of
 from compress_exp.models.sizes import parameter_count, told
+from compress_exp.models.task_head import head_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -196,6 +197,21 @@ class Model:
         with torch.device("meta"):
             model: PreTrainedModel = getattr(transformers, task.auto_class).from_config(config)
         return model
+
+    def check_head(self, task: Task, key: str) -> None:
+        """Require that the checkpoint has the head that the task needs, as far as its configuration says.
+
+        Args:
+            task: knows the head.
+            key: of the configuration, for the error.
+
+        Raises:
+            UserError: it has another.
+        """
+        names = read_json(Path(self.directory or ".") / "config.json", "model.path").get("architectures") or [""]
+        own, wanted = head_of(str(names[0])), task.auto_class.removeprefix("AutoModel")
+        if own not in (None, wanted):
+            raise UserError(f"{key}: the checkpoint is a {names[0]}, task={task.name} needs one with the head {wanted}")
 
     def check_labels(self, task: Task, key: str) -> None:
         """Require that the checkpoint means by each label what the task means.

@@ -36,6 +36,9 @@ def told(settings: Mapping[str, Any], family: Family) -> SimpleNamespace | None:
     for stack in family.stacks:
         if family.heads.own_width is None and width % settings[stack.heads]:
             raise FieldError(stack.heads, f"{settings[stack.heads]} heads do not divide {family.width}={width}")
+        if (shared := family.heads.key_values) and settings[stack.heads] % settings[shared]:
+            told = f"{settings[shared]} key-value heads do not divide {stack.heads}={settings[stack.heads]}"
+            raise FieldError(shared, told)
     alike = {"hidden_size": width, "num_attention_heads": settings[family.stacks[0].heads]}
     return SimpleNamespace(**{**settings, **alike})
 
@@ -43,7 +46,8 @@ def told(settings: Mapping[str, Any], family: Family) -> SimpleNamespace | None:
 def _names(family: Family) -> set[str]:
     """The settings that decide the shapes of a family's matrices."""
     names = {name for stack in family.stacks for name in (stack.count, stack.heads, stack.neurons)}
-    return names | {"vocab_size", family.width} | ({family.heads.own_width} if family.heads.own_width else set())
+    optional = (family.heads.own_width, family.heads.key_values)
+    return names | {"vocab_size", family.width} | {name for name in optional if name is not None}
 
 
 def parameter_count(config: Any, family: Family) -> int:
@@ -51,11 +55,13 @@ def parameter_count(config: Any, family: Family) -> int:
     hidden = int(config.hidden_size)
     embedded = int(getattr(config, "embedding_size", hidden))
     positions = int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 0)
-    count = (int(config.vocab_size) + positions) * embedded
+    count = (int(config.vocab_size) + (0 if family.rotary else positions)) * embedded
     own = family.heads.own_width
+    queries = family.heads.queries(config)
     for stack in family.stacks:
         inner = int(getattr(config, own)) * int(getattr(config, stack.heads)) if own else hidden
         attentions = 2 if stack.name == "decoder" and len(family.stacks) > 1 else 1
         blocks = 1 if stack.shared else int(getattr(config, stack.count))
-        count += blocks * hidden * (4 * inner * attentions + 2 * width_of(config, stack))
+        attention = 2 * (inner + inner // queries) * attentions
+        count += blocks * hidden * (attention + (3 if stack.gated else 2) * width_of(config, stack))
     return count

@@ -55,6 +55,7 @@ def measure(
             check_weights(path, name)
             given = Model(name=name, path=str(path))
             check_kind(found, given.family(name))
+            given.check_head(found, name)
             given.check_labels(found, name)
         if recipe["recipe"] == RECIPE and recipe["task"] != found.identity():
             log.warning("%s: made for other training data or settings than those of task=%s", place, found.name)

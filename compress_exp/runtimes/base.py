@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from compress_exp.config.plugins import modules
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
@@ -32,8 +34,8 @@ class Deployed(Protocol):
 
     config: Any
 
-    def logits(self, batch: dict[str, Tensor]) -> Tensor:
-        """The model's output for a collated batch: float32, on the CPU."""
+    def outputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The model's outputs for a collated batch, by name: float32, on the CPU."""
 
     def generate(self, batch: dict[str, Tensor], max_new_tokens: int, num_beams: int) -> Tensor:
         """Generated token ids for `input_ids` and `attention_mask`; refused by runtimes of encoders."""
@@ -106,12 +108,12 @@ class Runtime(ABC):
 
 def names() -> list[str]:
     """Every runtime by name."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ("__init__", "base"))
+    return sorted(name for name in modules("compress_exp.runtimes") if name != "base")
 
 
 def runtime(name: str) -> Runtime:
     """The runtime of a name."""
-    found: Runtime = import_module(f"compress_exp.runtimes.{name}").RUNTIME
+    found: Runtime = import_module(modules("compress_exp.runtimes")[name]).RUNTIME
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,18 +27,21 @@ class EagerPredictor:
         self.model, self.device, self.config = model.to(device), device, model.config
         self.sparse = use_sparse_kernels(self.model) if device == "cuda" and kernels_available() else 0
 
-    def logits(self, batch: dict[str, Any]) -> Any:
-        """The model's output for a collated batch; the labels shape the decoder's input and nothing else."""
+    def outputs(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The model's outputs for a collated batch; the labels shape the decoder's input and nothing else."""
         import torch
 
-        inputs = {name: tensor.to(self.device) for name, tensor in batch.items() if name != "labels"}
+        from compress_exp.models.forward import LABELS, tensors
+
+        inputs = {name: tensor.to(self.device) for name, tensor in batch.items() if not name.startswith(LABELS)}
         if self.config.is_encoder_decoder and "decoder_input_ids" not in inputs:
             labels = batch["labels"].to(self.device)
             inputs["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(labels)
         if self.model.can_generate():
             inputs["use_cache"] = False
         with torch.inference_mode():
-            return self.model(**inputs, return_dict=True).logits.float().cpu()
+            found = tensors(self.model(**inputs, return_dict=True))
+        return {name: tensor.float().cpu() for name, tensor in found.items()}
 
     def generate(self, batch: dict[str, Any], max_new_tokens: int, num_beams: int) -> Any:
         """Generated token ids."""
@@ -89,13 +93,14 @@ class EagerPredictor:
 
     def executed(self) -> dict[str, int]:
         """Linear layers by the precision they run in; "bf16 2:4" are those on sparse tensor cores."""
-        from compress_exp.layers.int8 import Int8Linear
+        from compress_exp.layers.stored import Stored
         from compress_exp.models.families.base import is_linear
 
-        packed = [module for module in self.model.modules() if isinstance(module, Int8Linear)]
-        integer = sum(self.device == "cpu" and module.in_integers for module in packed)
-        floating = sum(is_linear(module) for module in self.model.modules()) + len(packed) - integer
-        counts = {"u8": integer, self.precision(): floating - self.sparse, f"{self.precision()} 2:4": self.sparse}
+        floating, modules = self.precision(), list(self.model.modules())
+        stored = [module.runs_in(self.device, floating) for module in modules if isinstance(module, Stored)]
+        counts = Counter(precision for precision in stored if precision is not None)
+        counts[floating] += sum(map(is_linear, modules)) - self.sparse
+        counts[f"{floating} 2:4"] += self.sparse
         return {name: count for name, count in counts.items() if count}
 
     def _prepared(self, ids: Ids) -> dict[str, Any]:

@@ -26,6 +26,7 @@ LARGEST_FILE = 2_000_000_000  # bytes
 SAFE = 64
 # What ONNX Runtime makes of a matrix product with a constant, and how it multiplies.
 INTEGER = ("MatMulIntegerToFloat", "MatMulInteger", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm")
+UNPACKING = "MatMulNBits"
 FLOATING = ("MatMul", "FusedMatMul", "Gemm", "FusedGemm")
 
 
@@ -43,13 +44,14 @@ class OnnxRuntimePredictor:
         self._session = _session(str(directory / FILE), threads)
         self._names = [node.name for node in self._session.get_inputs()]
 
-    def logits(self, batch: dict[str, Any]) -> Any:
-        """The model's output for a collated batch."""
+    def outputs(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The model's outputs for a collated batch."""
         import torch
 
         shape = tuple(batch["input_ids"].shape)
         feed = {n: batch[n].numpy() if n in batch else np.zeros(shape, dtype=np.int64) for n in self._names}
-        return torch.from_numpy(self._session.run(None, feed)[0])
+        names = [node.name for node in self._session.get_outputs()]
+        return dict(zip(names, map(torch.from_numpy, self._session.run(None, feed)), strict=True))
 
     def generate(self, batch: dict[str, Any], max_new_tokens: int, num_beams: int) -> Any:
         """Refused: encoders do not generate."""
@@ -82,6 +84,9 @@ class OnnxRuntimePredictor:
         for node in graph.node:
             if node.op_type in INTEGER:
                 found["u8"] += 1
+            elif node.op_type == UNPACKING:
+                bits = next(attribute.i for attribute in node.attribute if attribute.name == "bits")
+                found[f"f32 u{bits}"] += 1
             elif node.op_type in FLOATING and weights & set(node.input[:2]):
                 found["f32"] += 1
         return dict(found)
@@ -167,13 +172,11 @@ class OnnxRuntime(Runtime):
         return OnnxRuntimePredictor(directory, config, threads)
 
     def multiply(self, layer: nn.Module, inputs: Tensor) -> Tensor:
-        """Run an int8 layer alone."""
+        """Run one layer alone."""
         import torch
 
-        from compress_exp.layers.int8 import Int8Linear
         from compress_exp.runtimes.graphs.onnx import one_layer
 
-        assert isinstance(layer, Int8Linear)
         return torch.from_numpy(_session(one_layer(layer), 1).run(None, {"inputs": inputs.numpy()})[0])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from compress_exp.config.checks import FieldError, UserError, check_choice, check_number, nearest
 from compress_exp.config.identity import origin
+from compress_exp.models.forward import IGNORED as IGNORED
+from compress_exp.models.forward import LABELS
 from compress_exp.tasks.data import (
     ROLES,
     EmbeddedSource,
@@ -31,7 +33,6 @@ from compress_exp.tasks.predictions import Predictor as Predictor
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-IGNORED = -100
 VALIDATION_SHARE = 0.1
 
 
@@ -74,6 +75,8 @@ class Task(ABC):
     kind: ClassVar[str]
     version: ClassVar[int] = 1
     auto_class: ClassVar[str]
+    model_kinds: ClassVar[tuple[str, ...]]
+    outputs: ClassVar[tuple[str, ...]] = ("logits",)
     embedded: ClassVar[str]
     text_roles: ClassVar[tuple[str, ...]]
     other_roles: ClassVar[tuple[str, ...]] = ()
@@ -189,13 +192,13 @@ class Task(ABC):
             yield from (row[role] for role in self.text_roles if role in row)
 
     def collate(self, features: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
-        """Pad features to the longest of them; labels are padded with -100."""
+        """Pad features to the longest of them; lists of labels are padded with -100."""
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
         batch = {}
         for name in features[0]:
             values = [feature[name] for feature in features]
             if isinstance(values[0], list):
-                fill = {"input_ids": padding, "labels": IGNORED}.get(name, 0)
+                fill = padding if name == "input_ids" else IGNORED if name.startswith(LABELS) else 0
                 batch[name] = pad(values, fill)
             else:
                 batch[name] = torch.tensor(values)
@@ -208,6 +211,13 @@ class Task(ABC):
         """What the task decides in the model's configuration."""
 
     @abstractmethod
+    def classes_of(self, config: PreTrainedConfig) -> int | None:
+        """How many classes a model of this configuration tells apart: a teacher's and its student's must be equal.
+
+        None where they are places in the input.
+        """
+
+    @abstractmethod
     def features(self, split: str, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> list[Row]:
         """Token ids and labels of a split, unpadded, in the order of its rows.
 
@@ -218,8 +228,8 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def targets(self, logits: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits (N, classes) and labels (N,) of the positions that count."""
+    def targets(self, outputs: Mapping[str, Tensor], batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits (N, classes) and labels (N,) of the positions that count, from the model's `outputs` by name."""
 
     @abstractmethod
     def evaluate(self, predictor: Predictor, tokenizer: PreTrainedTokenizerBase, progress: bool) -> Predictions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -43,6 +43,7 @@ class Classification(Task):
     origin: ClassVar[str] = "classification"
     kind: ClassVar[str] = "classification"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    model_kinds: ClassVar[tuple[str, ...]] = ("encoder",)
     embedded: ClassVar[str] = "reviews"
     text_roles: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     other_roles: ClassVar[tuple[str, ...]] = ("label",)
@@ -105,16 +106,20 @@ class Classification(Task):
             for row, values in zip(rows, columns, strict=True)
         ]
 
-    def targets(self, logits: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def classes_of(self, config: PreTrainedConfig) -> int | None:
+        """The labels."""
+        return config.num_labels
+
+    def targets(self, outputs: Mapping[str, Tensor], batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Every row counts."""
-        return logits, batch["labels"]
+        return outputs["logits"], batch["labels"]
 
     def evaluate(self, predictor: Predictor, tokenizer: PreTrainedTokenizerBase, progress: bool) -> Predictions:
         """Arrays: `logits` (N, classes), `labels` (N,)."""
         features = self.features("evaluation", tokenizer, predictor.config)
         outputs: list[Array] = [np.empty(0)] * len(features)
         for indices in track(length_batches(features, self.eval_batch_size), "evaluate", progress):
-            logits = predictor.logits(self.collate([features[index] for index in indices], tokenizer))
+            logits = predictor.outputs(self.collate([features[index] for index in indices], tokenizer))["logits"]
             for index, row in zip(indices, logits.numpy(), strict=True):
                 outputs[index] = row
         labels = np.array([feature["labels"] for feature in features])

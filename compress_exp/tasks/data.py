@@ -142,7 +142,7 @@ class HubSource:
 
 @dataclass(frozen=True)
 class EmbeddedSource:
-    """Rows that a generator of the package makes: `reviews`, `prose` or `translation`."""
+    """Rows that a generator of the package makes, such as `reviews`: a file of `tasks/embedded/`."""
 
     generator: str
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -42,6 +42,7 @@ class LanguageModelling(Task):
     origin: ClassVar[str] = "language_modelling"
     kind: ClassVar[str] = "language_modelling"
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
+    model_kinds: ClassVar[tuple[str, ...]] = ("decoder",)
     embedded: ClassVar[str] = "prose"
     text_roles: ClassVar[tuple[str, ...]] = ("text",)
     running_text: ClassVar[bool] = True
@@ -77,11 +78,15 @@ class LanguageModelling(Task):
             raise UserError(f"task: the {split} text has {len(ids)} tokens, at least two are needed")
         return features
 
-    def targets(self, logits: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def classes_of(self, config: PreTrainedConfig) -> int:
+        """The vocabulary."""
+        return int(config.vocab_size)
+
+    def targets(self, outputs: Mapping[str, Tensor], batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Each position predicts the next token."""
         labels = batch["labels"][:, 1:]
         scored = labels != IGNORED
-        return logits[:, :-1][scored], labels[scored]
+        return outputs["logits"][:, :-1][scored], labels[scored]
 
     def evaluate(self, predictor: Predictor, tokenizer: PreTrainedTokenizerBase, progress: bool) -> Predictions:
         """Per scored token `loss` and `prediction`, per window the number of tokens (`count`), some `logits`.
@@ -94,9 +99,10 @@ class LanguageModelling(Task):
         losses, guesses, logits = ([np.empty(0)] * len(features) for _ in range(3))
         for indices in track(length_batches(features, self.eval_batch_size), "evaluate", progress):
             batch = self.collate([features[index] for index in indices], tokenizer)
-            outputs = predictor.logits(batch)
+            outputs = predictor.outputs(batch)["logits"]
             for row, index in enumerate(indices):
-                own, labels = self.targets(outputs[row : row + 1], {"labels": batch["labels"][row : row + 1]})
+                alone = {"logits": outputs[row : row + 1]}, {"labels": batch["labels"][row : row + 1]}
+                own, labels = self.targets(*alone)
                 losses[index] = cross_entropy(own, labels, reduction="none").numpy()
                 guesses[index] = own.argmax(-1).numpy().astype(np.int32)
                 if index in kept:

@@ -99,6 +99,20 @@ class Rouge(LocalMetric):
         return {name: float(values.mean()) for name, values in scores.items()}
 
 
+class Squad(LocalMetric):
+    """Exact match and F1 of short answers, the best of several references each."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = {"predictions": datasets.Value("string"), "references": datasets.Sequence(datasets.Value("string"))}
+        return evaluate.MetricInfo(
+            description="", citation="", inputs_description="", features=datasets.Features(features)
+        )
+
+    def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
+        scores = text_scores.squad(list(predictions), list(references))
+        return {name: float(values.mean()) for name, values in scores.items()}
+
+
 METRICS: dict[str, type[LocalMetric]] = {
     "accuracy": Accuracy,
     "f1": F1,
@@ -107,4 +121,5 @@ METRICS: dict[str, type[LocalMetric]] = {
     "spearman": Spearman,
     "bleu": Bleu,
     "rouge": Rouge,
+    "squad": Squad,
 }

@@ -20,8 +20,8 @@ class Predictor(Protocol):
     def config(self) -> Any:
         """The transformers configuration of the model."""
 
-    def logits(self, batch: dict[str, Tensor]) -> Tensor:
-        """The model's output for a collated batch: float32, on the CPU."""
+    def outputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The model's outputs for a collated batch, by name: float32, on the CPU."""
 
     def generate(self, batch: dict[str, Tensor], max_new_tokens: int, num_beams: int) -> Tensor:
         """Generated token ids for `input_ids` and `attention_mask`."""

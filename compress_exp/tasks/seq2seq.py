@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -40,6 +41,7 @@ class Seq2Seq(Task):
     origin: ClassVar[str] = "seq2seq"
     kind: ClassVar[str] = "seq2seq"
     auto_class: ClassVar[str] = "AutoModelForSeq2SeqLM"
+    model_kinds: ClassVar[tuple[str, ...]] = ("encoder_decoder",)
     embedded: ClassVar[str] = "translation"
     text_roles: ClassVar[tuple[str, ...]] = ("source", "target")
 
@@ -78,10 +80,14 @@ class Seq2Seq(Task):
         pairs = zip(sources["input_ids"], targets["input_ids"], strict=True)
         return [{"input_ids": source, "labels": target} for source, target in pairs]
 
-    def targets(self, logits: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def classes_of(self, config: PreTrainedConfig) -> int:
+        """The vocabulary."""
+        return int(config.vocab_size)
+
+    def targets(self, outputs: Mapping[str, Tensor], batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Every position of the target."""
         scored = batch["labels"] != IGNORED
-        return logits[scored], batch["labels"][scored]
+        return outputs["logits"][scored], batch["labels"][scored]
 
     def evaluate(self, predictor: Predictor, tokenizer: PreTrainedTokenizerBase, progress: bool) -> Predictions:
         """The generated texts."""

@@ -1,8 +1,10 @@
-"""ROUGE and BLEU of generated texts, by the libraries whose numbers are published."""
+"""ROUGE and BLEU of generated texts, by the libraries whose numbers are published; SQuAD's scores of short answers."""
 
 from __future__ import annotations
 
 import re
+import string
+from collections import Counter
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
@@ -12,6 +14,8 @@ import numpy as np
 from compress_exp.tasks.formulas import Array
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+ARTICLES = re.compile(r"\b(a|an|the)\b")
+PUNCTUATION = str.maketrans("", "", string.punctuation)
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -62,3 +66,30 @@ def _bleu() -> Any:
     from sacrebleu.metrics.bleu import BLEU
 
     return BLEU()
+
+
+def squad(predictions: list[str], references: list[list[str]]) -> dict[str, Array]:
+    """Exact match and F1 of words, in [0, 1], one per example: the best of its references (SQuAD's evaluation script).
+
+    Case, punctuation, articles and white space do not count. An example without references, or whose references have no
+    other words, is answered rightly by no words.
+    """
+    exact, f1 = [], []
+    for prediction, given in zip(predictions, references, strict=True):
+        own = answer_words(prediction)
+        wanted = [words for reference in given if (words := answer_words(reference))] or [[]]
+        exact.append(max(float(own == words) for words in wanted))
+        f1.append(max(_words_f1(own, words) for words in wanted))
+    return {"exact_match": np.array(exact), "f1": np.array(f1)}
+
+
+def answer_words(text: str) -> list[str]:
+    """The words of an answer that count."""
+    return ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split()
+
+
+def _words_f1(own: list[str], words: list[str]) -> float:
+    if not own or not words:
+        return float(own == words)
+    shared = sum((Counter(own) & Counter(words)).values())
+    return 2 * shared / (len(own) + len(words))

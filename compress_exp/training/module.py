@@ -24,6 +24,7 @@ from compress_exp.methods.course import Course
 from compress_exp.methods.rate import rate_factor
 from compress_exp.models.forward import forward_outputs
 from compress_exp.parallel import ranks, seeds
+from compress_exp.training.recovery import rates
 from compress_exp.training.rewinding import Rewinding
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class CompressionModule(LightningModule):
         methods: those of the stage, in order; none for a baseline.
         train: the budget.
         teacher: kept out of checkpoints and of the optimiser.
+        layer_decay: the share of the learning rate of a layer that the layer below learns with.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class CompressionModule(LightningModule):
         methods: Sequence[Method],
         train: TrainConfig,
         teacher: PreTrainedModel | None = None,
+        layer_decay: float = 1.0,
     ) -> None:
         super().__init__()
         asked = any(loss.uses_teacher for loss in losses.values())
@@ -62,6 +65,7 @@ class CompressionModule(LightningModule):
         self.model = model.train()
         self.criteria = Criteria(losses, model, teacher if asked else None, context.seed)
         self.context, self.methods, self.budget = context, tuple(methods), train
+        self.layer_decay = layer_decay
         self.course = next((method.course for method in methods if method.course != Course()), Course())
         self._rewinding = Rewinding(self.course, self.steps)
         self.history: list[dict[str, float]] = []
@@ -96,6 +100,10 @@ class CompressionModule(LightningModule):
         """Student, teacher, loss; the step's random numbers depend on (seed, step, rank) alone."""
         torch.manual_seed(seeds.derived(self.context.seed, self.global_step, ranks.rank()))
         self._rewinding.keep(self.model, self.global_step)
+        # In a cache of its own: within the student's, a call without gradients would take them from masked weights.
+        with torch.no_grad(), parametrize.cached():
+            for method in self.methods:
+                batch = method.batch(self.work(method, self.global_step, self._rate), batch)
         with parametrize.cached():
             student, labels = self._outputs(self.model, batch)
             teacher = self._ask_teacher(batch)
@@ -146,11 +154,16 @@ class CompressionModule(LightningModule):
         own = [group for method in self.methods for group in method.parameter_groups(self.work(method, 0))]
         taken = {id(parameter) for group in own for parameter in group["params"]}
         rest = [p for p in self.parameters() if p.requires_grad and id(p) not in taken]
-        groups = [
-            {"params": [p for p in rest if p.dim() > 1], "weight_decay": self.budget.weight_decay},
-            {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0},
-            *own,
-        ]
+        shares = rates(self.model, self.context.family, self.layer_decay) if self.layer_decay < 1 else {}
+        groups: list[dict[str, Any]] = []
+        for share in sorted({shares.get(id(p), 1.0) for p in rest}, reverse=True):
+            here = [p for p in rest if shares.get(id(p), 1.0) == share]
+            common = {"lr": share * self.budget.learning_rate}
+            groups.append(
+                {"params": [p for p in here if p.dim() > 1], "weight_decay": self.budget.weight_decay} | common
+            )
+            groups.append({"params": [p for p in here if p.dim() <= 1], "weight_decay": 0.0} | common)
+        groups += own
         optimizer = AdamW([group for group in groups if group["params"]], lr=self.budget.learning_rate, fused=True)
         schedule = LambdaLR(optimizer, lambda step: rate_factor(step % self.steps, self.steps, self.budget.warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -177,8 +190,9 @@ class CompressionModule(LightningModule):
 
     def _outputs(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[dict[str, Any], Tensor]:
         """What the losses need of a model, its logits at the positions that count, and the labels there."""
-        outputs = forward_outputs(model, batch, self.criteria.needs)
-        logits, labels = self.context.task.targets(outputs["logits"], batch)
+        task = self.context.task
+        outputs = forward_outputs(model, batch, {*task.outputs, *self.criteria.needs - {"logits"}})
+        logits, labels = task.targets(outputs, batch)
         return outputs | {"logits": logits}, labels
 
     def _ask_teacher(self, batch: dict[str, Tensor]) -> dict[str, Any]:
@@ -196,9 +210,9 @@ class CompressionModule(LightningModule):
 
     @property
     def _rate(self) -> float:
-        """The learning rate of the present step; 0 before there is an optimiser."""
-        optimizers = self.trainer.optimizers
-        return float(optimizers[0].param_groups[0]["lr"]) if optimizers else 0.0
+        """The learning rate of the present step."""
+        step = self.global_step % self.steps
+        return self.budget.learning_rate * rate_factor(step, self.steps, self.budget.warmup)
 
     def _note(self, terms: dict[str, Tensor]) -> None:
         values = {name: float(term) for name, term in terms.items()}

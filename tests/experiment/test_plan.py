@@ -6,10 +6,13 @@ import sys
 from dataclasses import replace
 
 import pytest
+from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 
 from compress_exp.config.checks import FieldError, UserError
+from compress_exp.config.schema import CONF
 from compress_exp.experiment.build import apply_stage, build_baseline, run_stage
+from compress_exp.experiment.plan import plan
 from tests.experiments import planned
 
 UNNEEDED = (
@@ -100,6 +103,27 @@ def test_a_teacher_of_another_kind_or_vocabulary_is_refused(data, dense, tmp_pat
     plan = planned("bert", data, "method=prune", "loss=soft_targets", f"teacher={dense(small)}")
     with pytest.raises(UserError, match="another vocabulary"):
         apply_stage(plan, 0, dense(plan), dense(plan), tmp_path)
+
+
+def test_a_model_with_another_head_is_no_teacher_and_no_baseline(data, dense):
+    other = dense(planned("bert", data, "method=finetune"))
+    sentence = (
+        r"the checkpoint is a BertForSequenceClassification, task=question_answering needs .* ForQuestionAnswering$"
+    )
+    with pytest.raises(UserError, match=f"^teacher: {sentence}"):
+        planned("answers", data, "method=prune", "loss=soft_targets", f"teacher={other}")
+    with pytest.raises(UserError, match=rf"^model\.finetuned: {sentence}"):
+        planned("answers", data, "method=finetune", "model.finetuned=true", f"model.path={other}")
+
+
+@pytest.mark.parametrize("model", ["tiny_gpt2", "tiny_bart"])
+def test_a_task_is_for_the_kinds_of_model_that_it_declares(model, data):
+    kind = {"tiny_gpt2": "decoder", "tiny_bart": "encoder-decoder"}[model]
+    sentence = rf"a model of kind {kind} cannot do task=question_answering .*; take a model of kind encoder$"
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", [f"model={model}", "task=question_answering", "method=prune"])
+    with pytest.raises(UserError, match=f"^model: {sentence}"):
+        plan(config)
 
 
 @pytest.mark.parametrize("method", ["finetune", "quant/static"])

@@ -14,8 +14,8 @@ from compress_exp.layers.low_rank import LowRank
 from compress_exp.layers.sharing import shared_blocks
 from compress_exp.layers.surgery import is_pruned, pruned_modules
 from compress_exp.models.families.base import blocks, family_of, is_conv1d, is_linear
-from compress_exp.models.forward import forward_logits
 from tests.experiments import planned
+from tests.forward import forward_logits
 from tests.variants import FAMILIES, LATE, MASKING, SHRINKING, chosen, fixed_batch, trained
 
 BOTH = "method=[prune,quant]"

@@ -21,10 +21,11 @@ from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.quant.bf16 import BFloat16
 from compress_exp.methods.quant.int8 import Int8
 from compress_exp.models.families.base import family_of
-from compress_exp.models.forward import forward_logits
+from tests.conftest import ARCHITECTURES
+from tests.forward import forward_logits
 from tests.moments import at
 
-FAMILIES = ("bert", "roberta", "albert", "distilbert", "gpt2", "t5", "bart")
+FAMILIES = tuple(ARCHITECTURES)
 
 
 @pytest.fixture

@@ -11,11 +11,9 @@ from compress_exp.layers.heads import attentions
 from compress_exp.layers.neurons import feed_forwards
 from compress_exp.layers.shapes import settle, uneven
 from compress_exp.layers.slices import inputs_of
-from compress_exp.models.families.base import family_of
-from compress_exp.models.forward import forward_logits
+from compress_exp.models.families.base import family_of, head_count
+from tests.forward import forward_logits
 from tests.slimming import FAMILIES, build, family_name, generated, masked_logits, shrink, some
-
-PER_LAYER = {"bert": 1, "roberta": 1, "distilbert": 1, "albert": 1, "gpt2": 1, "t5": 2, "t5_gated": 2, "bart": 2}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -35,7 +33,7 @@ def test_every_attention_module_is_found_once(name):
     model, family = build(name), family_of(family_name(name))
     found = attentions(model, family)
     layers = 1 if name == "albert" else 4
-    cross = 2 if PER_LAYER[name] == 2 else 0
+    cross = 2 if family.kind == "encoder_decoder" else 0
     assert len({part.name for part in found}) == len(found) == layers + cross
     assert sum(part.role == "cross.attention_output" for part in found) == cross
 
@@ -44,11 +42,28 @@ def test_every_attention_module_is_found_once(name):
 def test_a_head_takes_four_times_width_times_hidden_and_three_biases(name):
     model, family = build(name), family_of(family_name(name))
     part = attentions(model, family)[0]
-    biases = 0 if family_name(name) == "t5" else 3
+    biases = 0 if family_name(name) in ("t5", "llama") else 3
+    # Llama's: a key and a value head of width 8 with two heads of queries, in rows of queries and columns of outputs.
+    entries = (2 * 8 + 4 * 8) * 32 if name == "llama" else 4 * 32 * 16 + biases * 16
     before = model.num_parameters()
-    assert part.costs()[0].tolist() == [4 * 32 * 16 + biases * 16] * 2 + [4 * (4 * 32 * 16 + biases * 16)]
+    assert part.costs()[0].tolist() == [entries, entries, 4 * entries]
     part.keep(model, [1])
-    assert before - model.num_parameters() == 4 * 32 * 16 + biases * 16
+    assert before - model.num_parameters() == entries
+
+
+def test_a_key_value_head_goes_with_its_queries(batch):
+    model, family = build("llama"), family_of("llama")
+    part = attentions(model, family)[0]
+    before = {name: tensor.clone() for name, tensor in part.module.state_dict().items()}
+    assert part.count == 2 and head_count(model.config, family, family.stacks[0]) == 2
+    part.keep(model, [1])
+    after = part.module.state_dict()
+    assert torch.equal(after["q_proj.weight"], before["q_proj.weight"][16:])
+    assert torch.equal(after["k_proj.weight"], before["k_proj.weight"][8:])
+    assert torch.equal(after["v_proj.weight"], before["v_proj.weight"][8:])
+    assert torch.equal(after["o_proj.weight"], before["o_proj.weight"][:, 16:])
+    assert attentions(model, family)[0].count == 1
+    assert uneven(model, family) == {"heads": {part.name: 1}}
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
@@ -71,9 +86,9 @@ def test_every_t5_block_takes_its_own_columns_of_the_shared_bias(first, second, 
     assert all(torch.equal(table.weight, old) for table, old in zip(tables, before, strict=True))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "t5", "bart"])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if family_of(family_name(name)).kind != "encoder"])
 def test_generation_with_a_cache_equals_generation_without(name, batch):
-    model, family = build(name), family_of(name)
+    model, family = build(name), family_of(family_name(name))
     shrink(model, some(attentions(model, family)))
     cached, whole = generated(model, batch, use_cache=True), generated(model, batch, use_cache=False)
     assert torch.allclose(cached, whole, atol=1e-5)

@@ -15,7 +15,7 @@ from compress_exp.measurement.size import weights
 from compress_exp.methods.factorize.svd import SVD
 from compress_exp.methods.quant.int8 import Int8
 from compress_exp.models.families.base import family_of
-from compress_exp.models.forward import forward_logits
+from tests.forward import forward_logits
 from tests.moments import at
 from tests.slimming import build, masked_logits, shrink, some
 

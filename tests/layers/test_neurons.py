@@ -6,7 +6,7 @@ import torch
 from compress_exp.layers.neurons import feed_forwards
 from compress_exp.layers.slices import keep_inputs, keep_outputs
 from compress_exp.models.families.base import family_of, is_conv1d
-from compress_exp.models.forward import forward_logits
+from tests.forward import forward_logits
 from tests.slimming import FAMILIES, build, family_name, masked_logits, shrink, some
 
 

@@ -62,6 +62,6 @@ def test_on_a_gpu_pruned_weights_run_on_sparse_tensor_cores_and_say_the_same():
     predictor = EagerPredictor(model, "cuda")
     assert all(isinstance(module.weight, SparseSemiStructuredTensor) for module in inside)
     assert predictor.executed() == {"bf16": 2, "bf16 2:4": 12}
-    torch.testing.assert_close(predictor.logits(batch), dense, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(predictor.outputs(batch)["logits"], dense, rtol=0.02, atol=0.02)
     assert zeros_in_matrices(model) == pytest.approx(zeros)
     assert use_sparse_kernels(model) == 0

@@ -21,7 +21,7 @@ from compress_exp.layers.surgery import mark_pruned, pruned_modules
 from compress_exp.methods.distill.student import fewer_layers
 from compress_exp.methods.quant.int8 import Int8
 from compress_exp.models.families.base import family_of, is_linear, layer_counts
-from compress_exp.models.forward import forward_logits
+from tests.forward import forward_logits
 from tests.moments import at
 from tests.slimming import FAMILIES, build, family_name, shrink, some
 

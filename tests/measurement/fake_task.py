@@ -26,6 +26,7 @@ class FakeTask:
     primary = "mean"
     higher_is_better = True
     evaluated = "validation"
+    outputs = ("logits",)
 
     def __post_init__(self) -> None:
         if self.fail == "user":
@@ -42,7 +43,9 @@ class FakeTask:
             )
         ids = torch.randint(5, 50, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        values = predictor.generate(batch, 4, 1)[:, -4:].float() if self.generates else predictor.logits(batch)
+        values = (
+            predictor.generate(batch, 4, 1)[:, -4:].float() if self.generates else predictor.outputs(batch)["logits"]
+        )
         return Predictions({"values": values.numpy()})
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:

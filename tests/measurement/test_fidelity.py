@@ -9,6 +9,7 @@ from compress_exp.config.checks import UserError
 from compress_exp.layers.int8 import Int8Linear
 from compress_exp.measurement import fidelity
 from compress_exp.measurement.fidelity import ROUNDING, SHARE, check, difference, distance_from_parent, reference
+from tests.tasks.helpers import task
 
 
 def batches(rows=3, length=5, parts=2):
@@ -24,7 +25,7 @@ def batches(rows=3, length=5, parts=2):
 
 def constant(*values):
     """Outputs (batch, classes), the same for every row."""
-    return lambda batch: torch.tensor(values).repeat(len(batch["input_ids"]), 1)
+    return lambda batch: {"logits": torch.tensor(values).repeat(len(batch["input_ids"]), 1)}
 
 
 def test_the_difference_is_relative_over_all_rows():
@@ -37,7 +38,7 @@ def test_padding_and_ignored_labels_do_not_count():
         def outputs(batch):
             logits = torch.ones(*batch["input_ids"].shape, 4)
             logits[batch["attention_mask"] == 0] += noise
-            return logits
+            return {"logits": logits}
 
         return outputs
 
@@ -46,6 +47,25 @@ def test_padding_and_ignored_labels_do_not_count():
     for batch in without:
         batch["labels"] = torch.zeros(3, 2)  # of a decoder's own length
     assert difference(padded(7.0), padded(0.0), without, without) == 0.0
+
+
+def test_every_output_counts_where_its_labels_do():
+    def spans(start, end):
+        def outputs(batch):
+            found = torch.ones(2, *batch["input_ids"].shape)
+            found[0, :, 1], found[1, :, 1] = start, end
+            found[:, :, 4] = 100 * start  # no answer can be there
+            return dict(zip(("start_logits", "end_logits"), found, strict=True))
+
+        return outputs
+
+    places = [{"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]} for batch in batches()]
+    for batch in places:
+        batch["labels_start"] = torch.zeros(3, dtype=torch.long)
+        batch["labels_context"] = torch.tensor([[1, 1, 1, 1, -100]]).repeat(3, 1)
+    assert difference(spans(1.0, 1.0), spans(1.0, 1.0), places, places) == 0.0
+    assert difference(spans(1.0, 4.0), spans(1.0, 1.0), places, places) == pytest.approx(3 / math.sqrt(8))
+    assert difference(spans(4.0, 4.0), spans(1.0, 1.0), places, places) == pytest.approx(3 / math.sqrt(4))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -66,6 +86,17 @@ def test_floats_are_held_to_rounding_and_integers_to_a_share_of_what_quantizatio
     assert str(found).startswith("a: left out, its outputs differ by 0.")
 
 
+def test_kernels_that_are_wrong_for_few_tokens_only_are_found():
+    own = constant(1.0, 0.0)
+
+    def deployed(batch):
+        factor = 1.5 if batch["input_ids"].numel() < 5 else 1.0
+        return {name: factor * output for name, output in own(batch).items()}
+
+    assert check("a", own, own, batches(), None).faithful
+    assert not check("a", deployed, own, batches(), None).faithful
+
+
 def test_a_parent_of_another_vocabulary_gives_a_typical_distance():
     assert distance_from_parent(constant(1.0, 2.0), batches(), constant(1.0, 2.0, 3.0), batches()) == pytest.approx(
         fidelity.UNKNOWN_DISTANCE
@@ -84,7 +115,7 @@ def test_the_reference_takes_no_kernel(tiny, batch, monkeypatch):
     layer = Int8Linear.from_float(dense.weight, dense.bias, dense.weight.detach().abs().amax(1) / 63, *grid)
     model.bert.encoder.layer[0].intermediate.dense = layer
     monkeypatch.setattr(Int8Linear, "_packed", lambda self: pytest.fail("a kernel was asked for"))
-    logits = reference(model.eval(), "it")(batch)
+    logits = reference(model.eval(), task("classification"), "it")(batch)["logits"]
     assert logits.shape[0] == len(batch["input_ids"]) and not logits.requires_grad
 
 
@@ -93,4 +124,4 @@ def test_a_model_that_says_nan_is_refused_by_name(tiny, batch):
     with torch.no_grad():
         model.classifier.bias[0] = math.nan
     with pytest.raises(UserError, match="^artifact x: its outputs are not finite, NaN in "):
-        reference(model, "artifact x")(batch)
+        reference(model, task("classification"), "artifact x")(batch)

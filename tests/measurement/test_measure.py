@@ -19,9 +19,12 @@ from compress_exp.config.build import build
 from compress_exp.config.checks import UserError
 from compress_exp.layers.bf16 import kernels_available
 from compress_exp.layers.int8 import Int8Linear
+from compress_exp.layers.surgery import mark_pruned
+from compress_exp.layers.weight_only import WeightOnlyLinear
 from compress_exp.measurement import cpu
 from compress_exp.measurement.comparison import flags_of
 from compress_exp.measurement.measure import MeasureError, host_lock, measure
+from compress_exp.measurement.size import zeros_in_matrices
 from compress_exp.measurement.subject import Subject
 from compress_exp.runtimes.base import runtime
 from compress_exp.runtimes.eager import EagerPredictor
@@ -201,6 +204,33 @@ def test_zeros_that_bring_no_speed_are_flagged(
         subjects.append(deployed(layer, tmp_path))
     flags = flags_of(*subjects, "eager", timings(interval))
     assert flags == (["zeros: no speed-up expected on this runtime"] if flagged else [])
+
+
+def test_zeros_of_a_coarse_grid_are_no_pruning(tmp_path: Path) -> None:
+    for pruned in (False, True):
+        own = deployed(packed(), tmp_path)
+        if pruned:
+            mark_pruned(own.eager.model)
+        assert zeros_in_matrices(own.eager.model) > 0.1
+        flags = flags_of(own, deployed(nn.Linear(32, 16), tmp_path), "eager", timings([0.9, 1.1]))
+        told = ["zeros: no speed-up expected on this runtime"] if pruned else []
+        assert [flag for flag in flags if not flag.startswith("packed")] == told
+
+
+def test_packed_layers_that_a_runtime_unpacks_are_flagged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, dense = deployed(packed(), tmp_path), deployed(nn.Linear(32, 16), tmp_path)
+    told = "packed: 0 of 1 layers of u4 codes stay packed in eager"
+    assert flags_of(own, dense, "eager", timings([1.2, 1.4])) == [told]
+    monkeypatch.setattr(own.deployed["eager"], "executed", lambda: {"f32 u4": 1})
+    assert not flags_of(own, dense, "eager", timings([1.2, 1.4]))
+
+
+def packed() -> WeightOnlyLinear:
+    """A layer of 4-bit codes, as many as there are zero."""
+    layer = WeightOnlyLinear(32, 16, False, 4, 16)
+    codes = torch.arange(16, dtype=torch.uint8).repeat(16, 2)
+    codes[:, ::4] = 8
+    return layer.fill(codes, torch.ones(16, 2).half(), torch.full((16, 2), 8, dtype=torch.uint8))
 
 
 def deployed(layer: nn.Module, directory: Path) -> Subject:

@@ -30,14 +30,14 @@ class Answering:
     def __init__(self, answers: dict[int, float], usual: float = 0.25) -> None:
         self.answers, self.usual, self.last, self.tokens = answers, usual, usual, False
 
-    def logits(self, batch: dict[str, Tensor]) -> Tensor:
+    def outputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         rows, length = batch["input_ids"].shape
         shape = (rows, length, 12) if self.tokens else (rows, 1)
         logits = torch.full(shape, self.usual)
         logits[..., 1:][..., -1:] = self.last
         for row, value in self.answers.items():
             logits[row].view(-1)[-1] = value
-        return logits
+        return {"logits": logits}
 
 
 def regression(directory: Path) -> Task:

@@ -11,9 +11,10 @@ from compress_exp.layers.weights import original
 from compress_exp.methods.calibration import stream
 from compress_exp.methods.select import Select, targets
 from compress_exp.models.families.base import family_of
-from compress_exp.models.forward import forward_logits
+from tests.conftest import ARCHITECTURES
+from tests.forward import forward_logits
 
-FAMILIES = ("bert", "roberta", "distilbert", "gpt2", "t5", "bart")
+FAMILIES = tuple(name for name in ARCHITECTURES if name != "albert")
 
 
 class Kept:
@@ -92,7 +93,50 @@ def test_each_block_sees_what_a_full_forward_with_the_earlier_blocks_pruned_give
         visited.append(target.names)
 
     stream(model, family, batches, chosen, lambda target: Kept(), compress)
-    assert visited == [target.names for target in chosen]
+    assert sorted(visited) == sorted(target.names for target in chosen)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_in_sequence_every_weight_sees_what_all_before_it_leave(model_type, tiny):
+    model, family, batches = tiny(model_type), family_of(model_type), [padded(1), padded(2)]
+    chosen = targets(model, family, Select())
+    reference = tiny(model_type)
+    twins = dict(zip([t.names[0] for t in chosen], targets(reference, family, Select()), strict=True))
+    statistics = []
+    waiting = []
+
+    def compress(target, statistic):
+        if statistic not in statistics:  # a new group: all weights before it are compressed
+            for earlier in waiting:
+                halve(twins[earlier.names[0]])
+            waiting.clear()
+            statistics.append(statistic)
+        expected = seen_in_a_full_forward(reference, twins[target.names[0]], batches)
+        for ours, theirs in zip(statistic.calls, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        halve(target)
+        waiting.append(target)
+
+    stream(model, family, batches, chosen, lambda target: Kept(), compress, sequential=True)
+    assert len(statistics) <= len(chosen) - (model_type != "gpt2")  # which reads every tensor once
+
+
+def test_weights_that_read_one_tensor_share_one_statistic(tiny):
+    counts = {"bert": {3, 1}, "gpt2": {1}, "t5": {3, 2, 1}}
+    for model_type, expected in counts.items():
+        model, shared = tiny(model_type), {}
+        chosen = targets(model, family_of(model_type), Select())
+        stream(
+            model,
+            family_of(model_type),
+            [padded(1)],
+            chosen,
+            lambda target: Kept(),
+            lambda target, statistic, shared=shared: shared.setdefault(id(statistic), []).append((target, statistic)),
+        )
+        assert {len(group) for group in shared.values()} == expected
+        roles = {tuple(target.role for target, _ in group) for group in shared.values() if len(group) == 3}
+        assert roles <= {("query", "key", "value")}
 
 
 def test_albert_s_one_block_is_visited_once_with_all_its_calls(tiny):
@@ -173,14 +217,17 @@ def test_the_activations_alive_do_not_grow_with_the_number_of_layers():
     assert three < 2 * 6 * 4 * 9 * 32 + 4 * 9 * 64 * 4
 
 
-@pytest.mark.parametrize(("layers", "expected"), [(3, 5), (12, 23)])
-def test_each_block_runs_twice_a_batch_but_the_last_once(layers, expected):
+@pytest.mark.parametrize("layers", [3, 12])
+@pytest.mark.parametrize(("sequential", "passes"), [(False, 1), (True, 4)])  # BERT's weights read four tensors
+def test_what_a_block_costs(layers, sequential, passes):
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "vocab_size": 400}
     model = BertForSequenceClassification(BertConfig(num_hidden_layers=layers, **sizes))
     chosen = targets(model, family_of("bert"), Select())
     calls = []
     for block in model.bert.encoder.layer:
         block.register_forward_pre_hook(lambda *_: calls.append(1))
-    stream(model, family_of("bert"), [padded(1)], chosen, lambda target: Nothing(), lambda target, statistic: None)
-    assert len(calls) == expected
+    rows, nothing = [padded(1), padded(2)], lambda target: Nothing()
+    stream(model, family_of("bert"), rows, chosen, nothing, lambda target, statistic: None, sequential)
+    # One batch tells which weights read one tensor; the last block's output is not needed.
+    assert len(calls) == layers + layers * passes * len(rows) + (layers - 1) * len(rows)
     assert not parametrize.is_parametrized(model)

@@ -10,7 +10,7 @@ from compress_exp.models.families.base import block_sizes, family_of, input_widt
 from compress_exp.models.loading import Model, read_config
 from compress_exp.models.sizes import parameter_count, told
 from tests.conftest import ARCHITECTURES
-from tests.experiments import configure
+from tests.experiments import SMALL, configure
 
 ENCODER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
@@ -59,6 +59,12 @@ def test_settings_that_make_no_model_are_one_sentence(setting, value, sentence):
         model.check_architecture()
 
 
+def test_key_value_heads_that_do_not_divide_the_heads_are_refused():
+    sizes = ENCODER | {"vocab_size": 9, "num_attention_heads": 4, "num_key_value_heads": 3, "head_dim": 8}
+    with pytest.raises(FieldError, match="^num_key_value_heads: 3 key-value heads do not divide num_attention_heads=4"):
+        told(sizes, family_of("llama"))
+
+
 def test_the_vocabulary_is_set_in_one_place():
     with pytest.raises(UserError, match=r"model\.architecture\.vocab_size: .* model\.vocabulary"):
         Model(name="x", architecture={"model_type": "bert", "vocab_size": 50}).check()
@@ -74,7 +80,7 @@ def test_a_file_with_an_impossible_size_is_named_by_its_key(tmp_path):
         read_config(Model(name="x", path=str(tmp_path)), "method.distill.student")
 
 
-@pytest.mark.parametrize("family", ["bert", "albert", "gpt2", "t5", "bart"])
+@pytest.mark.parametrize("family", SMALL)
 def test_the_parameters_of_random_weights_are_told_within_a_tenth(family, data):
     import transformers
 

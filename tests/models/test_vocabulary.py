@@ -9,10 +9,10 @@ from transformers import PreTrainedTokenizerFast
 
 from compress_exp.config.checks import FieldError
 from compress_exp.models.families.base import family_of
-from compress_exp.models.forward import forward_logits
 from compress_exp.models.tokenizers import train_tokenizer
 from compress_exp.models.vocabulary import counts, shrink, smaller_tokenizer
 from tests.conftest import build_model
+from tests.forward import forward_logits
 
 TEXTS = [
     "the film was dull and the actors were not believable",

@@ -18,13 +18,13 @@ from compress_exp.runtimes.base import Unserved
 from compress_exp.runtimes.onnxruntime import RUNTIME, OnnxRuntimePredictor
 from tests.runtimes.test_openvino import ARCHITECTURES, batches, build, factored, sharing, to_int8
 
-LINEARS = {"bert": 14, "roberta": 14, "albert": 15, "distilbert": 14}  # ALBERT's one block runs twice
+LINEARS = {"bert": 14, "roberta": 14, "albert": 15, "distilbert": 14, "electra": 15}  # ALBERT's one block runs twice
 
 
 def assert_equal_outputs(model: nn.Module, predictor: OnnxRuntimePredictor) -> None:
     for batch in batches(model.config.pad_token_id or 0):
         with torch.no_grad():
-            assert torch.allclose(predictor.logits(batch), model(**batch).logits, atol=1e-4)
+            assert torch.allclose(predictor.outputs(batch)["logits"], model(**batch).logits, atol=1e-4)
 
 
 def linear(outputs: int, inputs: int, limit: int, bias: bool) -> Int8Linear:
@@ -58,6 +58,22 @@ def test_dense_export_equals_eager_at_other_shapes(family: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("family", ARCHITECTURES)
+def test_starts_and_ends_of_answers_come_by_name(family: str, tmp_path: Path) -> None:
+    model = build(family, "QuestionAnswering")
+    RUNTIME.export(model, tmp_path)
+    predictor = OnnxRuntimePredictor(tmp_path, model.config, 1)
+    for batch in batches(model.config.pad_token_id or 0):
+        found = predictor.outputs(batch)
+        with torch.no_grad():
+            expected = model(**batch)
+        assert list(found) == ["start_logits", "end_logits"]
+        for name, values in found.items():
+            assert values.shape == batch["input_ids"].shape
+            assert torch.allclose(values, expected[name], atol=1e-4), name
+        assert not torch.allclose(found["start_logits"], found["end_logits"], atol=1e-2)
+
+
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_fewer_heads_and_neurons_equal_eager_at_other_shapes(family: str, tmp_path: Path) -> None:
     model = build(family)
     for index, part in enumerate(attentions(model, family_of(family))):
@@ -77,7 +93,7 @@ def test_int8_runs_in_integers_from_int8_on_disk(family: str, tmp_path: Path) ->
     assert predictor.executed() == {"u8": LINEARS[family] - 1, "f32": 1}
     for batch in batches(model.config.pad_token_id or 0):
         with torch.no_grad():
-            assert torch.cosine_similarity(predictor.logits(batch), model(**batch).logits).min() > 0.999
+            assert torch.cosine_similarity(predictor.outputs(batch)["logits"], model(**batch).logits).min() > 0.999
     stored = {id(t): t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())}
     graph = onnx.load(tmp_path / "model.onnx").graph
     assert sum(len(tensor.raw_data) for tensor in graph.initializer) <= sum(stored.values())
@@ -156,7 +172,7 @@ def test_a_table_that_is_also_the_head_is_stored_once(tmp_path: Path) -> None:
         def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: object) -> object:
             weight = attention_mask.unsqueeze(-1).float()
             hidden = (self.table(input_ids) * weight).sum(1) / weight.sum(1)
-            return type("Output", (), {"logits": self.head(hidden / 60)})
+            return {"logits": self.head(hidden / 60)}
 
     model = Tied().eval()
     RUNTIME.export(model, tmp_path)
@@ -166,7 +182,7 @@ def test_a_table_that_is_also_the_head_is_stored_once(tmp_path: Path) -> None:
     assert predictor.executed() == {"u8": 1}
     for batch in batches(0):
         with torch.no_grad():
-            assert torch.allclose(predictor.logits(batch), model(**batch).logits, rtol=1e-2, atol=2.0)
+            assert torch.allclose(predictor.outputs(batch)["logits"], model(**batch)["logits"], rtol=1e-2, atol=2.0)
 
 
 def test_the_model_comes_back_as_it_was_and_nothing_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -192,10 +208,12 @@ def test_padding_and_batch_do_not_change_a_row(tmp_path: Path) -> None:
     RUNTIME.export(model, tmp_path)
     predictor = OnnxRuntimePredictor(tmp_path, model.config, 1)
     ids = torch.randint(5, 200, (1, 9), generator=torch.Generator().manual_seed(2))
-    alone = predictor.logits({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    alone = predictor.outputs({"input_ids": ids, "attention_mask": torch.ones_like(ids)})["logits"]
     padded = torch.cat([ids, torch.zeros(1, 20, dtype=torch.int64)], 1).repeat(3, 1)
     mask = torch.tensor([[1] * 9 + [0] * 20, [1] * 29, [1] * 20 + [0] * 9])
-    assert torch.allclose(predictor.logits({"input_ids": padded, "attention_mask": mask})[0], alone[0], atol=1e-5)
+    assert torch.allclose(
+        predictor.outputs({"input_ids": padded, "attention_mask": mask})["logits"][0], alone[0], atol=1e-5
+    )
 
 
 def test_a_model_beyond_one_file_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

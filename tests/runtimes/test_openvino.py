@@ -17,25 +17,27 @@ from compress_exp.methods.factorize.svd import SVD
 from compress_exp.methods.share.layers import LayerSharing
 from compress_exp.models.families.base import family_of
 from compress_exp.runtimes.base import INTEGER
-from compress_exp.runtimes.openvino import compile_graph, executed, export_model, package
+from compress_exp.runtimes.openvino import OpenVINOPredictor, compile_graph, executed, export_model, package
 from tests.moments import bare_context
 
-SIZES = {"vocab_size": 200, "num_labels": 7, "max_position_embeddings": 80}
+SIZES = {"vocab_size": 200, "max_position_embeddings": 80}
 WIDE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
 ARCHITECTURES = {
     "bert": WIDE,
     "roberta": {**WIDE, "pad_token_id": 1, "type_vocab_size": 1},
     "albert": {**WIDE, "embedding_size": 32},
     "distilbert": {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128},
+    "electra": {**WIDE, "embedding_size": 32},
 }
 
 
-def build(family: str) -> nn.Module:
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+def build(family: str, head: str = "SequenceClassification") -> nn.Module:
+    import transformers
 
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **SIZES, **ARCHITECTURES[family])
-    model = AutoModelForSequenceClassification.from_config(config).eval()
+    labels = 2 if head == "QuestionAnswering" else 7
+    config = transformers.AutoConfig.for_model(family, **SIZES, num_labels=labels, **ARCHITECTURES[family])
+    model = getattr(transformers, f"AutoModelFor{head}").from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(4 if parameter.dim() > 1 else 1)
@@ -117,6 +119,22 @@ def test_dense_export_equals_eager_at_other_shapes(family: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("family", ARCHITECTURES)
+def test_starts_and_ends_of_answers_come_by_name(family: str, tmp_path: Path) -> None:
+    model = build(family, "QuestionAnswering")
+    export_model(model, tmp_path)
+    predictor = OpenVINOPredictor(tmp_path, model.config, "f32", 1)
+    for batch in batches(model.config.pad_token_id or 0):
+        found = predictor.outputs(batch)
+        with torch.no_grad():
+            expected = model(**batch)
+        assert list(found) == ["start_logits", "end_logits"]
+        for name, values in found.items():
+            assert values.shape == batch["input_ids"].shape
+            assert torch.allclose(values, expected[name], atol=1e-4), name
+        assert not torch.allclose(found["start_logits"], found["end_logits"], atol=1e-2)
+
+
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_fewer_heads_and_neurons_equal_eager_at_other_shapes(family: str, tmp_path: Path) -> None:
     model = build(family)
     for index, part in enumerate(attentions(model, family_of(family))):
@@ -130,7 +148,7 @@ def test_fewer_heads_and_neurons_equal_eager_at_other_shapes(family: str, tmp_pa
             assert torch.allclose(run(compiled, batch), model(**batch).logits, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["bert", "albert"])
+@pytest.mark.parametrize("family", ["bert", "albert", "electra"])
 def test_int8_runs_in_integers_on_the_same_grid(family: str, tmp_path: Path) -> None:
     model = build(family)
     samples = batches(0)
@@ -139,10 +157,10 @@ def test_int8_runs_in_integers_on_the_same_grid(family: str, tmp_path: Path) -> 
     export_model(small, tmp_path / "int8")
     compiled = compile_graph(tmp_path / "int8" / "model.xml", "f32", 1)
     if platform.machine() == "x86_64":  # elsewhere OpenVINO may run some of them in floats, and a record says so
-        # BERT: 6 per layer and the pooler; ALBERT: also the projection of its embedding, with one block run twice.
+        # BERT: 6 per layer and the pooler; ALBERT (one block run twice) and ELECTRA: also a projection of embeddings.
         layers = executed(compiled)
         assert layers.get("f32") == 1 and sum(layers[n] for n in INTEGER if n in layers) == sum(layers.values()) - 1
-        assert sum(layers.values()) == {"bert": 14, "albert": 15}[family]
+        assert sum(layers.values()) == {"bert": 14, "albert": 15, "electra": 15}[family]
     sizes = {name: (tmp_path / name / "model.bin").stat().st_size for name in ("dense", "int8")}
     assert sizes["int8"] < 0.4 * sizes["dense"]
     for batch in samples:

@@ -56,9 +56,9 @@ class ModelPredictor:
         self.model, self.config = model.eval(), model.config
 
     @torch.no_grad()
-    def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
-        return self.model(**inputs).logits.float()
+    def outputs(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        inputs = {name: value for name, value in batch.items() if not name.startswith("labels")}
+        return {name: value.float() for name, value in self.model(**inputs, use_cache=False).items()}
 
 
 class UniformPredictor:
@@ -68,5 +68,5 @@ class UniformPredictor:
         self.vocabulary = vocabulary
         self.config = BertConfig(vocab_size=vocabulary, max_position_embeddings=512)
 
-    def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return torch.zeros(*batch["input_ids"].shape, self.vocabulary)
+    def outputs(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"logits": torch.zeros(*batch["input_ids"].shape, self.vocabulary)}

@@ -101,7 +101,7 @@ def test_features_and_batches_of_pairs(tmp_path: Path) -> None:
     assert batch["attention_mask"][1].tolist() == [1, 1, 1, 1, 1, 0, 0]
     assert batch["token_type_ids"][1].tolist() == [0, 0, 0, 1, 1, 0, 0]
     assert batch["labels"].tolist() == [1, 0, 1] and batch["labels"].dtype == torch.long
-    logits, labels = built.targets(torch.zeros(3, 2), batch)
+    logits, labels = built.targets({"logits": torch.zeros(3, 2)}, batch)
     assert logits.shape == (3, 2) and labels.tolist() == [1, 0, 1]
 
 
@@ -133,7 +133,7 @@ def test_evaluation_does_not_depend_on_the_batch_size(tmp_path: Path) -> None:
     other = task("classification", eval_batch_size=7).evaluate(predictor, tokenizer, progress=False)
     np.testing.assert_allclose(first.arrays["logits"], other.arrays["logits"], atol=1e-5)
     row = built.features("evaluation", tokenizer, config)[17]
-    alone = predictor.logits({"input_ids": torch.tensor([row["input_ids"]])})[0]
+    alone = predictor.outputs({"input_ids": torch.tensor([row["input_ids"]])})["logits"][0]
     np.testing.assert_allclose(first.arrays["logits"][17], alone.numpy(), atol=1e-5)
     assert first.arrays["labels"].tolist() == [r["label"] for r in built.rows("validation")]
     first.save(tmp_path)

@@ -3,9 +3,10 @@ import re
 import pytest
 
 from compress_exp.tasks.data import rows_digest
-from compress_exp.tasks.embedded import generate, reviews, translation
+from compress_exp.tasks.embedded import generate, questions, reviews, translation
 
 DIGESTS = {
+    "questions": "290c6a911d05b81afd644fcdd3cf0407de71d3d7326f5b0cd4a43aa42df9a0e4",
     "reviews": "44763b5608719712eeb1e26ec61fa9a67feb6ff3b5cc34f5cb21b3a3efd75175",
     "translation": "b643d9eb06d6a3496bdefed714b10b72a11042264b483441199d0e956ff21d17",
 }
@@ -17,13 +18,39 @@ def test_generated_rows_are_the_same_on_every_python(name: str) -> None:
     assert rows_digest(every) == DIGESTS[name]
 
 
-@pytest.mark.parametrize(("name", "sizes"), [("reviews", (6000, 1000, 1000)), ("translation", (6000, 500, 500))])
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("reviews", (6000, 1000, 1000)), ("translation", (6000, 500, 500)), ("questions", (6000, 500, 500))],
+)
 def test_splits_have_their_size_and_hardly_overlap(name: str, sizes: tuple[int, ...]) -> None:
     splits = [generate(name, split) for split in ("train", "validation", "test")]
     assert tuple(map(len, splits)) == sizes
-    field = "text" if name == "reviews" else "source"
+    field = {"reviews": "text", "translation": "source", "questions": "context"}[name]
     seen = {row[field] for row in splits[0]}
     assert sum(row[field] in seen for row in splits[1]) < 0.02 * sizes[1]
+
+
+def test_one_sentence_of_a_report_answers_its_question() -> None:
+    asked = {"who": 0, "what": 0, "where": 0, "when": 0}
+    for row in generate("questions", "train"):
+        (answer,), (start,) = row["answers"]["text"], row["answers"]["answer_start"]
+        assert row["context"][start:].startswith(answer)
+        part = row["question"].split()[0]
+        asked[part] += 1
+        (deed,) = set(row["question"].split()) & set(questions.DEEDS)
+        sentences = [sentence for sentence in row["context"].split(" .") if deed in sentence.split()]
+        assert len(sentences) == 1 and row["context"][:start].count(" .") == row["context"].split(" .").index(
+            *sentences
+        )
+        before, after = sentences[0].split(f" {deed} ")
+        pieces = {
+            "who": re.sub(r"^ *on \w+ ", "", before).strip(),
+            "what": after.split(" in ")[0],
+            "where": re.search(r" in (the \w+)", after)[1],  # type: ignore[index]
+            "when": re.search(r"\bon (\w+day)\b", sentences[0])[1],  # type: ignore[index]
+        }
+        assert answer == pieces[part], row
+    assert min(asked.values()) > 0.2 * sum(asked.values())
 
 
 def clause_value(clause: str) -> int:

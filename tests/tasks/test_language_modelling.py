@@ -65,7 +65,7 @@ def test_perplexity_equals_a_token_by_token_computation(text: tuple[Path, list[s
     for position in range(1, len(ids)):
         begin = max(0, 8 * -(-(position - 15) // 8))
         context = torch.tensor([ids[begin:position]])
-        scores = predictor.logits({"input_ids": context})[0, -1].log_softmax(-1)
+        scores = predictor.outputs({"input_ids": context})["logits"][0, -1].log_softmax(-1)
         losses.append(-scores[ids[position]].item())
         best.append(int(scores.argmax()))
     for size in (1, 5, 32):
@@ -90,7 +90,7 @@ def test_targets_shift_and_drop_padding(text: tuple[Path, list[str]]) -> None:
     features = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}, {"input_ids": [8, 9], "labels": [8, 9]}]
     batch = built.collate(features, tokenizer)
     assert batch["labels"].tolist() == [[5, 6, 7], [8, 9, -100]]
-    logits, labels = built.targets(torch.arange(6.0).reshape(2, 3, 1), batch)
+    logits, labels = built.targets({"logits": torch.arange(6.0).reshape(2, 3, 1)}, batch)
     assert labels.tolist() == [6, 7, 9] and logits.flatten().tolist() == [0, 1, 3]
 
 

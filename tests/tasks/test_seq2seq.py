@@ -50,7 +50,7 @@ def test_labels_are_padded_and_not_shifted(directory: Path) -> None:
     built, words = task("wmt14_en_de", data_dir=str(directory), max_target_length=5), tokenizer()
     batch = built.collate(built.features("train", words, BartConfig()), words)
     assert batch["labels"].shape == (3, 5) and batch["labels"][2].tolist()[3:] == [-100, -100]
-    logits, labels = built.targets(torch.zeros(3, 5, 11), batch)
+    logits, labels = built.targets({"logits": torch.zeros(3, 5, 11)}, batch)
     assert labels.tolist() == batch["labels"][batch["labels"] != -100].tolist() and logits.shape == (len(labels), 11)
 
 

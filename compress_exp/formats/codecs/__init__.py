@@ -13,14 +13,14 @@ A codec has `PIECES`, the names of the tensors that it makes of one, and four fu
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from compress_exp.config.plugins import modules
 
 Kind = tuple[str, tuple[int, ...]]
 """The dtype, as safetensors calls it, and the shape."""
@@ -44,11 +44,9 @@ class Codec(Protocol):
         """Kinds of pieces."""
 
 
-@functools.cache
 def codecs() -> dict[str, Codec]:
-    """Every codec by the name of its file."""
-    names = sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem != "__init__")
-    return {name: importlib.import_module(f"{__package__}.{name}") for name in names}
+    """Every codec by the name of its file, ours and those of the user's packages."""
+    return {name: importlib.import_module(module) for name, module in modules("compress_exp.formats.codecs").items()}
 
 
 def with_pieces(names: Collection[str]) -> str | None:

@@ -116,7 +116,8 @@ class Student(Method):
                 )
             heads, neurons = block_sizes(config, family)
             after = replace(after, heads=heads, neurons=neurons, widths=input_widths(config, family))
-            return replace(after, family=family, layers=layer_counts(config, family))
+            queries = family.heads.queries(config)
+            return replace(after, family=family, layers=layer_counts(config, family), queries=queries)
         counts = self.counts(facts.layers)
         for name in ("encoder", "decoder"):
             if name not in facts.layers and getattr(self, f"{name}_layers") is not None:

@@ -55,6 +55,7 @@ class GroupLassoPruning(PenaltyPruning):
     group: str = "row"
 
     version: ClassVar[int] = 2
+    moves_weights: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

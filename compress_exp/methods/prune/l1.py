@@ -84,6 +84,8 @@ class L1Pruning(PenaltyPruning):
 
     strength: float | None = None
 
+    moves_weights: ClassVar[bool] = True
+
     def gate(self, target: Target, index: int, context: Context) -> Mask:
         """All open."""
         return proximal(self, target, context)

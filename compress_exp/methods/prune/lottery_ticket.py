@@ -90,7 +90,8 @@ class LotteryTicket(Rounds, Pruning):
                 torch.manual_seed(seed)
                 fresh = trained(type(work.model)(work.model.config))
             for name, weight in trained(work.model).items():
-                weight.copy_(fresh[name])
+                if name in fresh:  # adapters are not
+                    weight.copy_(fresh[name])
 
 
 def permuted(tensor: Tensor, generator: torch.Generator) -> Tensor:

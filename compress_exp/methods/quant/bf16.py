@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-
+from compress_exp.layers.bf16 import rounded
 from compress_exp.methods.base import Facts, Method
 from compress_exp.methods.context import Work
 
@@ -22,9 +21,9 @@ class BFloat16(Method):
     packs: ClassVar[bool] = True
 
     def check(self, facts: Facts) -> Facts:
-        """Rounded weights take no further training."""
-        return replace(super().check(facts), packed=self.name)
+        """What follows computes in float32 and is rounded again in the end."""
+        return replace(super().check(facts), packed=facts.packed, rounded=self.name)
 
     def convert(self, work: Work) -> PreTrainedModel:
         """Round."""
-        return work.model.to(dtype=torch.bfloat16)  # type: ignore[call-arg]
+        return rounded(work.model)

@@ -21,7 +21,7 @@ from compress_exp.config.checks import UserError, check_number
 from compress_exp.layers.int8 import LIMIT, OVERFLOW_SAFE_LIMIT, Int8Embedding, Int8Linear
 from compress_exp.layers.surgery import replace_module
 from compress_exp.layers.weights import original, weight_of
-from compress_exp.methods.base import Facts, Method
+from compress_exp.methods.base import Method
 from compress_exp.methods.context import Context, Work
 from compress_exp.methods.parametrized import attach, attached, parametrized
 from compress_exp.methods.prepared import Prepared
@@ -29,7 +29,7 @@ from compress_exp.methods.quant.fake import FakeQuantInput, FakeQuantWeight, inp
 from compress_exp.methods.select import Target, matching, targets
 from compress_exp.methods.window import Window
 from compress_exp.models.families.base import is_conv1d, is_linear, output_axis
-from compress_exp.models.forward import forward_logits
+from compress_exp.models.forward import forward_outputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -69,17 +69,13 @@ class Int8(Window, Method):
         """Of the weights that are multiplied."""
         return OVERFLOW_SAFE_LIMIT if self.overflow_safe else LIMIT
 
-    def check(self, facts: Facts) -> Facts:
-        """Quantized weights are packed: nothing trains after them."""
-        return replace(super().check(facts), packed=self.name)
-
     def fit(self, model: PreTrainedModel, context: Context) -> Prepared:
         """The input ranges, on training rows."""
         self.insert(model, {}, context)
         model.eval()
         with torch.no_grad(), parametrize.cached():
             for batch in context.calibration(self.calibration):
-                forward_logits(model, batch)
+                forward_outputs(model, batch, ())
         return Prepared({}, {name: value for name, value in model.state_dict().items() if ".input_quantizer." in name})
 
     def insert(self, model: PreTrainedModel, spec: dict[str, Any], context: Context) -> PreTrainedModel:

@@ -31,7 +31,7 @@ class Majority:
     def share(self, record: Record) -> float | None:
         """The accuracy of the most frequent class on the record's rows; None where that is unknown or no question."""
         settings = record["quality"].get("settings")
-        if not isinstance(settings, Mapping) or settings.get("kind") != "classification" or settings.get("regression"):
+        if not isinstance(settings, Mapping) or not settings.get("classes"):
             return None
         name = _name(settings)
         if name not in self.known:

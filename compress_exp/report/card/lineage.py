@@ -149,7 +149,10 @@ def _step(key: str, recipe: Mapping[str, Any], build: Mapping[str, Any], names: 
         steps=build.get("steps"),
         seconds=build.get("seconds"),
         settings=tuple(_told({name: value for name, value in method.items() if name != TRAIN}) for method in own)
-        + tuple(f"loss: {told}" for loss in losses if (told := _told(loss))),
+        + tuple(f"loss: {told}" for loss in losses if (told := _told(loss)))
+        + tuple(
+            f"recovery: {_told(recovery)}" for recovery in [recipe.get("recovery")] if isinstance(recovery, Mapping)
+        ),
         budget="; ".join(_told(budget) for budget in budgets if isinstance(budget, Mapping)),
     )
 

@@ -13,17 +13,19 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from markupsafe import Markup
 
+from compress_exp.models.task_head import head_of
 from compress_exp.report.card import markdown
 from compress_exp.report.card.lineage import Lineage, Names
 from compress_exp.report.card.measured import Measured
 
 HERE = Path(__file__).parent
 KINDS = {"int8_linear": "int8 matrices", "int8_embedding": "int8 embeddings"}
-AUTO = {
-    "ForSequenceClassification": ("AutoModelForSequenceClassification", "text-classification"),
-    "LMHeadModel": ("AutoModelForCausalLM", "text-generation"),
-    "ForCausalLM": ("AutoModelForCausalLM", "text-generation"),
-    "ForConditionalGeneration": ("AutoModelForSeq2SeqLM", None),
+# What the hub calls that which a head does; others are spelled as the head, as in token-classification.
+PIPELINES = {
+    "ForSequenceClassification": "text-classification",
+    "ForCausalLM": "text-generation",
+    "ForSeq2SeqLM": None,
+    "ForMaskedLM": "fill-mask",
 }
 TAGS = {"prune": "pruning", "quant": "quantization", "distill": "distillation"}
 
@@ -181,8 +183,11 @@ def _loading(key: str, line: Lineage) -> Markup:
 
 
 def _auto(line: Lineage) -> tuple[str, str | None]:
-    name = _architecture(line)
-    return next((found for ending, found in AUTO.items() if name.endswith(ending)), ("AutoModel", None))
+    """The class of transformers that loads it, and the hub's name for what it does."""
+    head = head_of(_architecture(line))
+    if head is None:
+        return "AutoModel", None
+    return f"AutoModel{head}", PIPELINES.get(head, "-".join(re.findall(r"[A-Z][a-z]+", head)[1:]).lower())
 
 
 def _architecture(line: Lineage) -> str:

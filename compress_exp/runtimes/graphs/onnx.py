@@ -1,9 +1,4 @@
-"""PyTorch modules as ONNX files for ONNX Runtime: int8 layers as integer products, attention without detours.
-
-An int8 layer is one QuantizeLinear on its trained grid, shared by all that read the same input, and one
-`com.microsoft.MatMulIntegerToFloat` on the stored codes with scales and bias: integers by construction, where a pair of
-quantize and dequantize leaves it to the optimizer (which makes a float Gemm of a two-dimensional one).
-"""
+"""PyTorch modules as ONNX files for ONNX Runtime: attention without detours, stored modules by `graphs/forms/`."""
 
 from __future__ import annotations
 
@@ -12,7 +7,6 @@ import copy
 import io
 import tempfile
 import warnings
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from compress_exp.layers.int8 import Int8Linear
+from compress_exp.layers.stored import Stored
+from compress_exp.models.forward import tensors
+from compress_exp.runtimes.graphs.forms import form
 
 OPSET = 17
-MICROSOFT = "com.microsoft"
 LARGEST_CODE = "largest_code"
 
 
 def encoder(model: Any) -> bytes:
-    """The content of a file of an encoder: inputs by name, logits, batch size and length free.
+    """The content of a file of an encoder: inputs and outputs by name, batch size and length free.
 
     Args:
         model: what `compress_exp.load` returns, in float32 or int8. It stays as it is.
@@ -39,62 +34,41 @@ def encoder(model: Any) -> bytes:
     if int(getattr(model.config, "type_vocab_size", 0) or 0) > 1:
         names.append("token_type_ids")
 
-    class Logits(nn.Module):
-        """Inputs by position, float32 logits: what the tracer can follow."""
+    class Traced(nn.Module):
+        """Inputs and float32 outputs by position: what the tracer can follow."""
 
         def __init__(self, traced: nn.Module) -> None:
             super().__init__()
             self.model = traced
 
-        def forward(self, *inputs: Tensor) -> Tensor:
-            """The logits of one batch."""
-            return self.model(**dict(zip(names, inputs, strict=True)), return_dict=True).logits.float()
+        def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+            """The outputs for one batch."""
+            found = tensors(self.model(**dict(zip(names, inputs, strict=True)), return_dict=True))
+            return tuple(tensor.float() for tensor in found.values())
 
     # A padded batch: with a full mask some models trace a shortcut that later ignores the padding.
     mask = torch.ones(2, 7, dtype=torch.int64)
     mask[1, 5:] = 0
     low = min(3, model.config.vocab_size - 1)
     example = {"input_ids": torch.full((2, 7), low), "attention_mask": mask, "token_type_ids": torch.zeros_like(mask)}
-    free = {name: {0: "batch", 1: "length"} for name in names} | {"logits": {0: "batch"}}
-    return _trace(Logits(_traceable(model)), tuple(example[name] for name in names), names, free)
+    traceable = _traceable(model)
+    with torch.no_grad():
+        outputs = tensors(traceable(**{name: example[name] for name in names}, return_dict=True))
+    free = {name: {0: "batch", 1: "length"} for name in names}
+    for name, tensor in outputs.items():  # an axis as long as the example's text may be its length
+        free[name] = {0: "batch"} | {
+            axis: f"{name}_{axis}" for axis in range(1, tensor.dim()) if tensor.shape[axis] == 7
+        }
+    return _trace(
+        Traced(traceable), tuple(example[name] for name in names), names, list(outputs), free, _largest_code(model)
+    )
 
 
-def one_layer(layer: Int8Linear) -> bytes:
+def one_layer(layer: Any) -> bytes:
     """The content of a file of one layer alone, float32 "inputs" (batch, in) to "logits" (batch, out)."""
     free = {name: {0: "batch"} for name in ("inputs", "logits")}
-    return _trace(_traceable(nn.Sequential(layer)), (torch.zeros(2, layer.in_features),), ["inputs"], free)
-
-
-class _Product(torch.autograd.Function):
-    """The integer matrix product with its scales and bias, in nodes that `_fuse` makes one."""
-
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, *constants: Tensor) -> Tensor:
-        """Its shape: no value matters while tracing."""
-        return inputs.new_zeros(*inputs.shape[:-1], constants[2].shape[0])
-
-    @staticmethod
-    def symbolic(g: Any, inputs: Any, scale: Any, zero_point: Any, codes: Any, scales: Any, bias: Any) -> Any:
-        """The nodes."""
-        quantized = g.op("QuantizeLinear", inputs, scale, zero_point)
-        product = g.op("MatMulInteger", quantized, g.op("Transpose", codes, perm_i=[1, 0]), zero_point)
-        return g.op("Add", g.op("Mul", g.op("Cast", product, to_i=onnx.TensorProto.FLOAT), scales), bias)
-
-
-class _TracedLinear(nn.Module):
-    """An Int8Linear as the exporter sees it."""
-
-    def __init__(self, layer: Int8Linear) -> None:
-        super().__init__()
-        self.register_buffer("scale", layer.input_scale)
-        self.register_buffer("zero_point", layer.input_zero_point.to(torch.uint8))
-        self.register_buffer("codes", layer.weight)
-        self.register_buffer("scales", layer.weight_scale)
-        bias = torch.zeros_like(layer.weight_scale) if layer.bias is None else layer.bias.detach()
-        self.register_buffer("bias", bias)
-
-    def forward(self, inputs: Tensor) -> Tensor:  # (..., in) -> (..., out)
-        return _Product.apply(inputs, *self.buffers())
+    example = (torch.zeros(2, layer.in_features),)
+    return _trace(_traceable(nn.Sequential(layer)), example, ["inputs"], ["logits"], free, _largest_code(layer))
 
 
 class _Attention(torch.autograd.Function):
@@ -157,26 +131,39 @@ class _Direct(TorchFunctionMode):
 
 
 def _traceable(model: Any) -> Any:
-    """A copy on the same tensors, in evaluation mode, whose int8 layers trace to integer products."""
+    """A copy on the same tensors, in evaluation mode, whose stored modules trace to what they are in such a graph."""
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     copied = copy.deepcopy(model, tensors)
     twins: dict[nn.Module, nn.Module] = {}
     for name, module in list(copied.named_modules(remove_duplicate=False)):
-        if isinstance(module, Int8Linear):
+        if isinstance(module, Stored) and (traced := form(module, "onnx")) is not None:
             if module not in twins:
-                twins[module] = _TracedLinear(module)
+                twins[module] = traced(module)
             copied.set_submodule(name, twins[module])
     return copied.eval()
 
 
-def _trace(module: nn.Module, example: tuple[Tensor, ...], names: list[str], free: dict[str, dict[int, str]]) -> bytes:
+def _largest_code(model: nn.Module) -> int:
+    return max((module.largest_code or 0 for module in model.modules() if isinstance(module, Stored)), default=0)
+
+
+def _trace(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    names: list[str],
+    outputs: list[str],
+    free: dict[str, dict[int, str]],
+    largest: int,
+) -> bytes:
     """The content of a file.
 
     Args:
         module: what `_traceable` made, perhaps wrapped.
         example: its inputs.
         names: their names.
-        free: axes of inputs and output that are not fixed, by name.
+        outputs: the names of what it gives.
+        free: axes of inputs and outputs that are not fixed, by name.
+        largest: the largest code that it multiplies with unsigned inputs, which is noted; 0 for none.
     """
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -192,61 +179,13 @@ def _trace(module: nn.Module, example: tuple[Tensor, ...], names: list[str], fre
             example,
             file,
             input_names=names,
-            output_names=["logits"],
+            output_names=outputs,
             dynamic_axes=free,
             opset_version=OPSET,
             dynamo=False,
             do_constant_folding=False,  # it would copy weights that layers share
         )
         model = onnx.load(file)
-    _read_directly(model.graph)
-    _fuse(model)
+    if largest:
+        onnx.helper.set_model_props(model, {LARGEST_CODE: str(largest)})
     return model.SerializeToString()
-
-
-def _read_directly(graph: onnx.GraphProto) -> None:
-    """Let nodes read constants by their own names: the exporter makes an Identity of each that equals another one."""
-    names = {tensor.name: tensor.name for tensor in graph.initializer}
-    kept = []
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = names.get(name, name)
-        if node.op_type == "Identity" and node.input[0] in names:
-            names[node.output[0]] = node.input[0]
-        else:
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(kept)
-
-
-def _fuse(model: onnx.ModelProto) -> None:
-    """Make one node of every integer product, its scales and its bias, and note the largest code among the weights."""
-    graph = model.graph
-    maker, readers = {}, defaultdict(list)
-    for node in graph.node:
-        maker[node.output[0]] = node
-        for name in node.input:
-            readers[name].append(node)
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    fused: dict[str, onnx.NodeProto] = {}
-    replaced, weights = set(), set()
-    for node in graph.node:
-        if node.op_type == "MatMulInteger":
-            codes, weight, zero_point = node.input
-            (cast,) = readers[node.output[0]]
-            (scaled,) = readers[cast.output[0]]
-            (added,) = readers[scaled.output[0]]
-            inputs = [codes, weight, maker[codes].input[1], scaled.input[1], zero_point, "", added.input[1]]
-            fused[added.output[0]] = onnx.helper.make_node(
-                "MatMulIntegerToFloat", inputs, added.output, node.name, domain=MICROSOFT
-            )
-            replaced |= {node.output[0], cast.output[0], scaled.output[0]}
-            weights.add(maker[weight].input[0])
-    if not fused:
-        return
-    nodes = [fused.get(node.output[0], node) for node in graph.node if node.output[0] not in replaced]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    model.opset_import.append(onnx.helper.make_opsetid(MICROSOFT, 1))
-    largest = max(int(abs(onnx.numpy_helper.to_array(stored[name]).astype("int16")).max()) for name in weights)
-    onnx.helper.set_model_props(model, {LARGEST_CODE: str(largest)})

@@ -12,7 +12,7 @@ def generate(generator: str, split: str) -> list[dict[str, Any]]:
     """The rows of a split of an embedded data set.
 
     Args:
-        generator: a module of this package with `rows(split)`: "reviews", "prose" or "translation".
+        generator: a module of this package with `rows(split)`: "reviews", "prose", "translation" or "questions".
         split: "train", "validation" or "test".
     """
     rows: list[dict[str, Any]] = import_module(f"{__name__}.{generator}").rows(split)

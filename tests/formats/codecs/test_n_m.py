@@ -17,7 +17,7 @@ from compress_exp.methods.parametrized import bake, mark_masked
 from compress_exp.methods.prune.n_m import NMPruning, n_m_mask
 from compress_exp.methods.quant.bf16 import BFloat16
 from compress_exp.methods.quant.int8 import Int8
-from compress_exp.models.forward import forward_logits
+from tests.forward import forward_logits
 from tests.moments import at
 
 

@@ -9,7 +9,8 @@ from compress_exp.methods.distill.student import Student, fewer_layers, kept_lay
 from compress_exp.methods.parametrized import bake, lock, mark_masked
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.models.families.base import family_of, layer_counts
-from compress_exp.models.forward import forward_logits
+from tests.conftest import ARCHITECTURES
+from tests.forward import forward_logits
 from tests.moments import at
 
 
@@ -21,7 +22,7 @@ def test_layers_are_those_of_distilbert_and_distilbart(depth, count, layers):
     assert kept_layers(depth, count) == layers
 
 
-@pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart"])
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_a_student_of_all_layers_is_the_teacher(model_type, tiny, batch):
     teacher, family = tiny(model_type), family_of(model_type)
     student = fewer_layers(teacher, family, layer_counts(teacher.config, family)).eval()

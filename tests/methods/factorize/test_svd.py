@@ -12,7 +12,7 @@ from compress_exp.layers.low_rank import LowRank, factors
 from compress_exp.methods.factorize.svd import SVD, rank_of_energy, rank_of_share, ranks_of_budget
 from compress_exp.methods.select import Select, targets
 from compress_exp.models.families.base import family_of, is_conv1d
-from compress_exp.models.forward import forward_logits
+from tests.forward import forward_logits
 from tests.slimming import build
 
 FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "t5_gated", "bart")

@@ -12,7 +12,7 @@ from compress_exp.methods.prune.cofi import MULTIPLIERS, CofiPruning, UnitGate
 from compress_exp.methods.quant.fake import FakeQuantWeight
 from compress_exp.methods.select import Select, targets
 from compress_exp.models.families.base import family_of, output_axis
-from compress_exp.models.forward import forward_logits
+from tests.forward import forward_logits
 from tests.moments import at
 from tests.slimming import FAMILIES, build, family_name
 

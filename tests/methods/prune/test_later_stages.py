@@ -10,8 +10,8 @@ from compress_exp.formats.artifact import load
 from compress_exp.layers.heads import attentions
 from compress_exp.layers.neurons import feed_forwards
 from compress_exp.models.families.base import family_of
-from compress_exp.models.forward import forward_logits
 from tests.experiments import planned
+from tests.forward import forward_logits
 
 LATER = {
     "finetune": ["method=[prune/structured,finetune]"],

@@ -10,7 +10,8 @@ from compress_exp.layers.blocks import with_layers
 from compress_exp.methods.distill.student import Student, fewer_layers
 from compress_exp.methods.prune.layers import LayerPruning, counts_of, survivors
 from compress_exp.models.families.base import family_of, layer_counts
-from compress_exp.models.forward import forward_logits
+from tests.conftest import ARCHITECTURES
+from tests.forward import forward_logits
 from tests.slimming import build, generated
 
 
@@ -40,7 +41,7 @@ def test_each_stack_keeps_its_share_and_at_least_one_layer():
     assert counts_of({"encoder": 12}, 0.999) == {"encoder": 1}
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "gpt2", "t5", "bart"])
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "albert"])
 @pytest.mark.parametrize("keep", ["every_other", "first", "last", "block_influence"])
 def test_surviving_layers_are_equal_to_the_last_bit(name, keep, method, context):
     model, family = build(name), family_of(name)
@@ -82,7 +83,7 @@ def test_the_relative_bias_outlives_the_block_that_holds_it(batch):
         assert torch.allclose(forward_logits(smaller, batch), forward_logits(model, batch), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "t5", "bart"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "t5", "bart"])
 def test_generation_with_a_cache_equals_generation_without(name, batch, method, context):
     model = method(sparsity=0.5, keep="last").prepare(build(name), context(name)).eval()
     cached, whole = generated(model, batch, use_cache=True), generated(model, batch, use_cache=False)

@@ -11,9 +11,10 @@ from compress_exp.layers.weights import original
 from compress_exp.methods.parametrized import Mask, attached, bake, lock, mark_masked
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.select import Select, targets
+from tests.conftest import ARCHITECTURES
 from tests.moments import at
 
-FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
+FAMILIES = tuple(ARCHITECTURES)
 
 
 @pytest.fixture

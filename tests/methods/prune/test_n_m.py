@@ -13,10 +13,11 @@ from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.prune.n_m import NMPruning, n_m_mask
 from compress_exp.methods.select import Select, targets
 from compress_exp.models.families.base import input_widths, is_conv1d
+from tests.conftest import ARCHITECTURES
 from tests.experiments import planned
 from tests.moments import at
 
-FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
+FAMILIES = tuple(ARCHITECTURES)
 
 
 @pytest.fixture

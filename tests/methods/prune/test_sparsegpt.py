@@ -22,9 +22,10 @@ from compress_exp.methods.prune.sparsegpt import (
 )
 from compress_exp.methods.prune.wanda import wanda_scores
 from compress_exp.methods.select import Select, targets
+from tests.conftest import ARCHITECTURES
 from tests.moments import at
 
-FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
+FAMILIES = tuple(ARCHITECTURES)
 
 
 @pytest.fixture

@@ -4,16 +4,20 @@ import pytest
 import torch
 from torch.nn.utils import parametrize
 
-from compress_exp.config.checks import FieldError
+from compress_exp.config.checks import FieldError, UserError
+from compress_exp.experiment.build import convert, run_stage, train_stage
+from compress_exp.formats.artifact import load
 from compress_exp.layers.int8 import Int8Embedding, Int8Linear
 from compress_exp.methods.parametrized import attached, bake, lock, mark_masked
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.quant.fake import FakeQuantInput, FakeQuantWeight, input_grid, row_scale
 from compress_exp.methods.quant.int8 import Int8
-from compress_exp.models.forward import forward_logits
+from tests.conftest import ARCHITECTURES
+from tests.experiments import planned
+from tests.forward import forward_logits
 from tests.moments import at
 
-FAMILIES = ("bert", "roberta", "distilbert", "albert", "gpt2", "t5", "bart")
+FAMILIES = tuple(ARCHITECTURES)
 
 
 @pytest.fixture
@@ -157,3 +161,64 @@ def test_what_is_multiplied_stays_where_no_cpu_overflows(model_type, safe, tiny,
         assert largest == (63 if safe and (isinstance(module, Int8Linear) or shared) else 127), name
     assert method.largest_code == (63 if safe else 127)
     assert 2 * 255 * 63 <= 2**15 - 1 < 2 * 255 * 127
+
+
+FFN, ATTENTION = "[ffn_in,ffn_out]", "[query,key,value,attention_output]"
+
+
+def test_two_quantizers_share_a_model_by_roles(data, dense, store, tmp_path):
+    """Calibrated int8 of half of the model, then of the other half, which sees the first half's rounding."""
+    first, second = "quant/static", "quant2"
+    plan = planned(
+        "bert",
+        data,
+        f"method={first}",
+        f"+method@method.{second}={first}",
+        f"method.quant.select.roles={FFN}",
+        f"method.{second}.select.roles={ATTENTION}",
+        f"method.{second}.embeddings=false",
+    )
+    base = dense(plan)
+    half = store.get(plan.stage_recipe(0), lambda d, check: run_stage(plan, 0, base, base, d), "half")
+    run_stage(plan, 1, half, base, tmp_path)
+    model, before = load(tmp_path), load(half)
+    assert sum(isinstance(module, Int8Linear) for module in before.modules()) == 4 * 2
+    assert sum(isinstance(module, Int8Linear) for module in model.modules()) == 4 * 6
+    name = "bert.encoder.layer.0.intermediate.dense"
+    one, other = before.get_submodule(name), model.get_submodule(name)
+    assert torch.equal(one.weight, other.weight) and torch.equal(one.weight_scale, other.weight_scale)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ([], "method.quant2.select: every weight that it takes was packed by quant/static; give the two"),
+        ([f"method.quant.select.roles={FFN}", f"method.quant2.select.roles={FFN}"], "every weight that it takes"),
+        ([f"method.quant.select.roles={FFN}", "method.quant2.train.max_steps=3"], "method.quant2: nothing can follow"),
+    ],
+)
+def test_what_is_packed_is_not_packed_again(overrides, sentence, data):
+    with pytest.raises(UserError, match=sentence):
+        planned("bert", data, "method=quant/static", "+method@method.quant2=quant/static", *overrides)
+
+
+@pytest.mark.parametrize("follower", ["finetune", "prune", "prune/heads"])
+def test_rounded_weights_train_in_float32_and_are_rounded_again(follower, data, dense, store, tmp_path):
+    plan = planned("bert", data, f"method=[quant/bf16,{follower}]", "train.learning_rate=1e-4")
+    base = dense(plan)
+    rounded = store.get(plan.stage_recipe(0), lambda d, check: run_stage(plan, 0, base, base, d), "rounded")
+    built = train_stage(plan, 1, rounded, base, tmp_path)
+    assert {p.dtype for p in built.model.parameters()} == {torch.float32}
+    trained = {name: p.detach().clone() for name, p in built.model.named_parameters()}
+    model = convert(plan.stages[1], built)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert torch.equal(model.classifier.weight, trained["classifier.weight"].bfloat16())
+    assert not torch.equal(trained["classifier.weight"], model.classifier.weight.float())
+    if follower == "prune":
+        query = model.bert.encoder.layer[0].attention.self.query.weight
+        assert int((query == 0).sum()) >= query.numel() // 2
+
+
+def test_integers_do_not_follow_what_rounded_every_weight(data):
+    with pytest.raises(UserError, match="method.static: quant/bf16 before it rounded every weight; leave"):
+        planned("bert", data, "method=quant/bf16", "+method@method.static=quant/static")

@@ -14,7 +14,7 @@ from compress_exp.methods.prune.layers import LayerPruning
 from compress_exp.methods.select import Select, targets
 from compress_exp.methods.share.layers import LayerSharing, sets_of
 from compress_exp.models.families.base import family_of
-from compress_exp.models.forward import forward_logits
+from tests.forward import forward_logits
 from tests.slimming import build, generated
 
 FAMILIES = ("bert", "roberta", "distilbert", "gpt2", "t5", "t5_gated", "bart")

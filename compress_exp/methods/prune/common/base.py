@@ -19,7 +19,7 @@ from compress_exp.config.checks import FieldError, UserError, check_choice
 from compress_exp.layers.weights import original
 from compress_exp.methods.base import Facts, Method
 from compress_exp.methods.context import Context, Work
-from compress_exp.methods.parametrized import Mask, owned, passing, take
+from compress_exp.methods.parametrized import Mask, adapted, owned, passing, take
 from compress_exp.methods.prepared import Prepared, entries
 from compress_exp.methods.prune.common.amount import Amount, ToAmount, check_reach, content
 from compress_exp.methods.prune.common.ranking import SCOPES, NoOrder, ranked_masks, zeros_of
@@ -92,7 +92,7 @@ class Pruning(ToAmount, Window, Method):
 
     def score(self, module: nn.Module, mask: Mask) -> Tensor:
         """What ranks a module's weights now, in their shape."""
-        return original(module).abs() if mask.score is None else mask.score
+        return adapted(module).abs() if mask.score is None else mask.score
 
     def step(self, work: Work) -> None:
         """Cut to the sparsity that the schedule asks for now.

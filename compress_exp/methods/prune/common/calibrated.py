@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compress_exp.config.checks import FieldError, UserError, check_number
+from compress_exp.config.identity import later
 from compress_exp.layers.weights import original
 from compress_exp.methods.base import Facts, Method
 from compress_exp.methods.calibration import Statistic, stream
@@ -36,9 +37,11 @@ class CalibratedPruning(ToAmount, Method, ABC):
 
     Attributes:
         calibration: batches of 32 training rows that the inputs are taken from.
+        sequential: within a block, too, weights see what the pruned ones before them leave, at twice the passes.
     """
 
     calibration: int = 16
+    sequential: bool = later(False, before=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,7 +84,8 @@ class CalibratedPruning(ToAmount, Method, ABC):
         def compress(target: Target, statistic: Statistic) -> None:
             self.set(target, statistic, sparsity)
 
-        stream(model, context.family, context.calibration(self.calibration), chosen, gather, compress)
+        batches = context.calibration(self.calibration)
+        stream(model, context.family, batches, chosen, gather, compress, self.sequential)
 
     def set(self, target: Target, statistic: Statistic | None, sparsity: float) -> None:
         """Decide one mask, and write what becomes of the weight.

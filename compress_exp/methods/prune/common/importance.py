@@ -16,7 +16,7 @@ from compress_exp.methods.calibration import decoder_positions, evaluating, sour
 from compress_exp.methods.context import Context
 from compress_exp.models.families.base import Family
 from compress_exp.models.finite import nonfinite
-from compress_exp.models.forward import forward_logits
+from compress_exp.models.forward import forward_outputs
 from compress_exp.parallel import ranks
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def gate_gradients(
         handles = [_multiply(part.output, gate) for part, gate in zip(parts, gates, strict=True)]
         try:
             with evaluating(model), torch.enable_grad():
-                logits, labels = context.task.targets(forward_logits(model, batch), batch)
+                logits, labels = context.task.targets(forward_outputs(model, batch, context.task.outputs), batch)
                 # Of the sum, so that no row weighs less for its neighbours; a rank's share may hold no position.
                 loss = hard_loss(logits, labels)
                 gradients = torch.autograd.grad(loss, gates)
@@ -115,7 +115,7 @@ def influences(model: PreTrainedModel, family: Family, context: Context, count: 
         ]
         try:
             with evaluating(model), torch.no_grad():
-                forward_logits(model, batch)
+                forward_outputs(model, batch, ())
         finally:
             for handle in handles:
                 handle.remove()

@@ -18,7 +18,7 @@ from compress_exp.methods.calibration import evaluating
 from compress_exp.methods.context import Context
 from compress_exp.methods.select import Target
 from compress_exp.models.finite import nonfinite
-from compress_exp.models.forward import forward_logits
+from compress_exp.models.forward import forward_outputs
 from compress_exp.parallel import ranks
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def mean_over_batches(
     batches = context.calibration(count)
     for batch in batches:
         with evaluating(model), torch.enable_grad(), parametrize.cached():
-            logits, labels = context.task.targets(forward_logits(model, batch), batch)
+            logits, labels = context.task.targets(forward_outputs(model, batch, context.task.outputs), batch)
             loss = means({"hard": Term(hard_loss(logits, labels), len(labels))})["hard"]  # of all ranks' positions
             gradients = torch.autograd.grad(loss, weights)
         for total, gradient, weight in zip(sums, gradients, weights, strict=True):

@@ -13,9 +13,9 @@ from compress_exp.methods.parametrized import bake, mark_masked
 from compress_exp.methods.prune.sparsegpt import SparseGPTPruning
 from compress_exp.methods.prune.wanda import WandaPruning
 from compress_exp.methods.select import Select, targets
-from compress_exp.models.forward import forward_logits
 from compress_exp.training.trainer import Bar
 from tests.experiments import planned
+from tests.forward import forward_logits
 from tests.moments import at
 
 

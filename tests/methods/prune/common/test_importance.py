@@ -17,17 +17,23 @@ from compress_exp.methods.prune.common.importance import (
     weight_norms,
 )
 from compress_exp.models.families.base import family_of, is_conv1d
-from compress_exp.models.forward import forward_logits
+from tests.conftest import ARCHITECTURES
+from tests.forward import forward_logits
 from tests.slimming import FAMILIES, build, family_name
 
 
 def row_task(name):
     """Classification, or every position of a row."""
-    if family_name(name) in ("gpt2", "t5", "bart"):
-        return SimpleNamespace(
-            targets=lambda logits, batch: (logits[batch["labels"] != -100], batch["labels"][batch["labels"] != -100])
-        )
-    return SimpleNamespace(targets=lambda logits, batch: (logits, batch["labels"][:, 0] % 2))
+    if family_of(family_name(name)).kind != "encoder":
+        return SimpleNamespace(outputs=("logits",), targets=_every_position)
+    return SimpleNamespace(
+        outputs=("logits",), targets=lambda outputs, batch: (outputs["logits"], batch["labels"][:, 0] % 2)
+    )
+
+
+def _every_position(outputs, batch):
+    scored = batch["labels"] != -100
+    return outputs["logits"][scored], batch["labels"][scored]
 
 
 def keep(hidden, place):
@@ -51,7 +57,7 @@ def test_gradients_of_gates_equal_products_of_activations_and_their_gradients(na
             part.output.register_forward_hook(lambda m, inputs, out, place=seen[index]: keep(inputs[0], place))
             for index, part in enumerate(parts)
         ]
-        logits, labels = task.targets(forward_logits(model, one), one)
+        logits, labels = task.targets({"logits": forward_logits(model, one)}, one)
         functional.cross_entropy(logits, labels, reduction="sum").backward()
         for handle in handles:
             handle.remove()
@@ -101,7 +107,7 @@ def test_block_influence_of_identity_and_scaling_is_zero_and_of_a_reversal_two()
     assert bool(((block_influence(hidden, other) >= 0) & (block_influence(hidden, other) <= 2)).all())
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "gpt2", "t5", "bart"])
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "albert"])
 def test_influences_are_those_of_the_hidden_states_without_padding(name, batch, context):
     model, family = build(name), family_of(name)
     mask = torch.ones_like(batch["input_ids"])

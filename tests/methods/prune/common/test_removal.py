@@ -20,7 +20,7 @@ from compress_exp.methods.prune.neurons import NeuronPruning
 from compress_exp.methods.prune.structured import StructuredPruning, in_turns
 from compress_exp.methods.select import Select
 from compress_exp.models.families.base import family_of
-from compress_exp.models.forward import forward_logits
+from tests.forward import forward_logits
 from tests.moments import at
 from tests.slimming import FAMILIES, build, family_name
 
@@ -38,10 +38,11 @@ def ready(context, batch):
     """`ready("bert")`: a context whose task sees one label a row, or one a position."""
 
     def make(name):
-        rows = family_name(name) not in ("gpt2", "t5", "bart")
+        rows = family_of(family_name(name)).kind == "encoder"
         found = dict(batch, labels=batch["labels"][:, 0] % 2) if rows else batch
         task = SimpleNamespace(
-            targets=lambda logits, batch: (logits.flatten(0, -2), batch["labels"].flatten()),
+            outputs=("logits",),
+            targets=lambda outputs, batch: (outputs["logits"].flatten(0, -2), batch["labels"].flatten()),
         )
         return replace(context(family_name(name)), task=task, calibration=lambda count: [found] * min(count, 2))
 
@@ -207,7 +208,7 @@ def test_what_cannot_be_is_said_before_anything_trains(method, facts):
         method("neurons", sparsity=0.95).check(known)
     assert method("heads", sparsity=0.5).check(known).heads is None
     with pytest.raises(FieldError, match="nothing can follow quant/static"):
-        method("heads", sparsity=0.5).check(replace(known, packed="quant/static"))
+        method("heads", sparsity=0.5).check(replace(known, packed=(("quant/static", Select()),)))
     for values, message in (
         ({}, "exactly one of sparsity, parameters, megabytes"),
         ({"sparsity": 0.5, "parameters": 7}, "exactly one of"),
