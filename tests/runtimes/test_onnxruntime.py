@@ -114,7 +114,7 @@ def test_factors_are_products_of_their_own_and_run_in_integers(tmp_path: Path) -
     assert predictor.executed() == {"u8": 2 * 12 + 1, "f32": 1}
     for batch in batches(0):
         with torch.no_grad():
-            assert torch.cosine_similarity(predictor.logits(batch), small(**batch).logits).min() > 0.999
+            assert torch.cosine_similarity(predictor.outputs(batch)["logits"], small(**batch).logits).min() > 0.999
 
 
 @pytest.mark.usefixtures("cpu")
@@ -129,7 +129,7 @@ def test_what_layers_share_is_written_once(family: str, tmp_path: Path) -> None:
         for batch in batches(0):
             with torch.no_grad():
                 expected = one(**batch).logits
-            likeness = torch.cosine_similarity(predictor.logits(batch), expected).min()
+            likeness = torch.cosine_similarity(predictor.outputs(batch)["logits"], expected).min()
             assert likeness > (0.999 if name == "int8" else 0.999999)
         graph = onnx.load(tmp_path / name / "model.onnx").graph
         sizes[name] = sum(len(tensor.raw_data) for tensor in graph.initializer)
