@@ -129,9 +129,7 @@ class CompressExpQuantizer(HfQuantizer):
         # transformers ties Parameters only; ours are tied after loading.
         for name in [name for name in model.all_tied_weights_keys if name.rpartition(".")[0] in blueprint.modules]:
             del model.all_tied_weights_keys[name]
-        for name in blueprint.absent(model):
-            model.all_tied_weights_keys.pop(name, None)
-            missing.add(rf"^{re.escape(name)}$")
+        missing |= {rf"^{re.escape(name)}$" for name in blueprint.absent(model)}
         model._keys_to_ignore_on_load_missing = missing
         for name in blueprint.shared:
             for module in model.get_submodule(name).modules():

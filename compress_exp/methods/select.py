@@ -48,7 +48,7 @@ class Select:
         """Whether some module of that role may be selected, whatever its name."""
         if self.roles is None:
             return role not in OUTSIDE_BLOCKS
-        return any(f"{role}.".startswith(f"{wanted}.") for wanted in self.roles)
+        return any(f"{role}.".startswith(f"{one}.") for one in self.roles)
 
     def takes_all(self, role: str) -> bool:
         """Whether every module of that role is selected."""

@@ -22,6 +22,7 @@ from compress_exp.methods.prune.sparsegpt import SparseGPTPruning
 from compress_exp.methods.prune.wanda import WandaPruning
 from compress_exp.methods.quant.bf16 import BFloat16
 from compress_exp.methods.quant.int8 import Int8
+from compress_exp.methods.quant.weight_only import WeightOnly
 from compress_exp.methods.share.layers import LayerSharing
 from compress_exp.models.families.base import family_of
 from tests.forward import forward_logits
@@ -64,6 +65,9 @@ def follow(kind, model, family, context, no_budget):
     if kind == "int8":
         method = Int8(name="quant/static", train=no_budget, calibration=2)
         return method.convert(at(method.prepare(model, context(family)))).eval()
+    if kind == "int4":
+        method = WeightOnly(name="quant/weight_only", train=no_budget, group_size=16)
+        return method.convert(at(method.prepare(model, context(family)))).eval()
     if kind == "bf16":
         return BFloat16(name="quant/bf16", train=no_budget).convert(at(model))
     if kind == "svd":
@@ -77,7 +81,7 @@ def logits(model, batch):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("kind", ["nothing", "prune", "wanda", "sparsegpt", "int8", "bf16", "svd"])
+@pytest.mark.parametrize("kind", ["nothing", "prune", "wanda", "sparsegpt", "int8", "int4", "bf16", "svd"])
 def test_shared_layers_are_stored_once_and_come_back_shared(
     family, kind, shared, context, no_budget, batch, tmp_path, tokenizer
 ):

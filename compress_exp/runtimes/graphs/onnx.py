@@ -186,22 +186,6 @@ def _trace(
             do_constant_folding=False,  # it would copy weights that layers share
         )
         model = onnx.load(file)
-    _read_directly(model.graph)
     if largest:
         onnx.helper.set_model_props(model, {LARGEST_CODE: str(largest)})
     return model.SerializeToString()
-
-
-def _read_directly(graph: onnx.GraphProto) -> None:
-    """Let nodes read constants by their own names: the exporter makes an Identity of each that equals another one."""
-    names = {tensor.name: tensor.name for tensor in graph.initializer}
-    kept = []
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = names.get(name, name)
-        if node.op_type == "Identity" and node.input[0] in names:
-            names[node.output[0]] = node.input[0]
-        else:
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(kept)
