@@ -150,15 +150,25 @@ def test_with_uncorrelated_inputs_it_is_rounding_to_nearest(symmetric, order, me
 
 def test_the_grid_of_a_later_group_by_hand(method):
     # −0.5 … 1.0 gives s = 0.1 and z = 5; 0.26 becomes 0.3. Of the error −0.04 the input that goes with it takes
-    # 0.5 / 1.01: 3.0 becomes 2.9802, and its group's s 0.19868 instead of 0.2.
-    weight = torch.tensor([[0.26, -0.5, 1.0, *[0.0] * 13, 3.0, *[0.0] * 15]])
+    # 0.5 / 1.01: 3.0 becomes 2.9802, and its group's s 0.19868 instead of 0.2. In the second row it is pruned, what it
+    # takes goes no further, and the group's grid is that of the weight that is left: s = 0.003 / 15.
+    weight = torch.tensor([[0.26, -0.5, 1.0, *[0.0] * 13, 3.0, *[0.0] * 15]]).repeat(2, 1)
+    weight[1, 20] = 0.003
+    kept = all_of(weight)
+    kept[1, 16] = False
     hessian = torch.eye(32)
     hessian[0, 16] = hessian[16, 0] = 0.5
     for order, scale in (("none", 2.9802 / 15), ("activation", 0.2)):
-        codes, scales, zeros = method(order=order).quantize(weight, all_of(weight), hessian)
-        assert scales.tolist() == [[pytest.approx(0.1, rel=1e-3), pytest.approx(scale, rel=1e-3)]]
-        assert zeros.tolist() == [[5, 0]]
-        assert codes.tolist() == [[8, 0, 15, *[5] * 13, 15, *[0] * 15]]
+        codes, scales, zeros = method(order=order).quantize(weight, kept, hessian)
+        assert scales.tolist() == [
+            [pytest.approx(0.1, rel=1e-3), pytest.approx(scale, rel=1e-3)],
+            [pytest.approx(0.1, rel=1e-3), pytest.approx(0.0002, rel=1e-3)],
+        ]
+        assert zeros.tolist() == [[5, 0], [5, 0]]
+        assert codes.tolist() == [
+            [8, 0, 15, *[5] * 13, 15, *[0] * 15],
+            [8, 0, 15, *[5] * 13, *[0] * 4, 15, *[0] * 11],
+        ]
 
 
 def test_the_largest_inputs_are_rounded_to_nearest_and_the_smallest_make_up_for_it(method):
