@@ -28,7 +28,7 @@ class Root:
     hardware: Any = None
     tracking: Any = None
     seed: int = 0
-    teacher: str = "baseline"
+    teacher: Any = "baseline"
     outputs: str = "outputs"
     plugins: Any = None
     plan: bool = False

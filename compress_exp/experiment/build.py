@@ -146,7 +146,9 @@ def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
                     method.step(work)
                     method.finish(work)
         return Built(model, context, [], 0, 0.0)
-    teacher = load_teacher(plan, baseline, model, tokenizer) if stage.uses_teacher else None
+    teacher = None
+    if stage.uses_teacher:
+        teacher = load_teacher(plan, stage, baseline, model.config, tokenizer)
     recover(stage.recovery, model, context)
     decay = stage.recovery.layer_decay
     module = CompressionModule(model, context, stage.losses, stage.methods, stage.train, teacher, decay)
@@ -166,7 +168,6 @@ def make_context(
     import torch
 
     from compress_exp.formats.artifact import load
-    from compress_exp.parallel.ranks import own_rows
     from compress_exp.training.data import calibration_batches
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -176,7 +177,7 @@ def make_context(
 
     def calibration(count: int) -> list[dict[str, torch.Tensor]]:
         batches = calibration_batches(features, lambda rows: plan.task.collate(rows, tokenizer), plan.seed, count)
-        return [{name: tensor.to(device) for name, tensor in own_rows(batch).items()} for batch in batches]
+        return [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
 
     return Context(
         family=family_of(model_type),
@@ -225,14 +226,13 @@ def train(module: CompressionModule, features: list[dict[str, Any]], directory: 
     Raises:
         UserError: the loss, scores or observed ranges are not finite.
     """
-    from compress_exp.parallel.ranks import own_rows
     from compress_exp.training.data import Batches
     from compress_exp.training.trainer import fit
 
     budget, context = module.budget, module.context
     batches = Batches(
         features,
-        lambda rows: own_rows(context.task.collate(rows, context.tokenizer)),
+        lambda rows: context.task.collate(rows, context.tokenizer),
         budget.batch_size,
         context.seed,
         budget.buckets,

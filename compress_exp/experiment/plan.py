@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
@@ -14,12 +13,13 @@ from compress_exp.config.checks import FieldError, UserError, check_choice, chec
 from compress_exp.config.plugins import use
 from compress_exp.config.recovery import Recovery
 from compress_exp.config.train import TrainConfig
+from compress_exp.experiment.facts import initial_facts
 from compress_exp.experiment.stages import Stage, arrange
+from compress_exp.experiment.teaching import BASELINE, check_models, known_teacher, teacher_names
 from compress_exp.losses.base import Loss
 from compress_exp.methods.base import Facts, Method
-from compress_exp.models.checkpoint import check_weights, read_json
-from compress_exp.models.families.base import Family, block_sizes, input_widths, layer_counts
-from compress_exp.models.loading import Model, read_config
+from compress_exp.models.families.base import Family
+from compress_exp.models.loading import Model
 from compress_exp.outputs.files import digest
 from compress_exp.outputs.manifest import Identity
 from compress_exp.outputs.objectives import parse as parse_objectives
@@ -44,7 +44,7 @@ class Plan:
     tracking: Tracking
     facts: Facts
     seed: int
-    teacher: str
+    teachers: tuple[str, ...]
     config: DictConfig
 
     @cached_property
@@ -80,10 +80,18 @@ class Plan:
         if stage.trains and not stage.recovery.whole:
             recipe["recovery"] = stage.recovery.identity()
         if stage.uses_teacher:
-            given = self.teacher != "baseline"
-            of = Model(name="", path=self.teacher).identity()["content"] if given else self.baseline_key
-            recipe["teacher"] = {"of": of}
+            of = [content for content, _ in self.taught_by]
+            recipe["teacher"] = {"of": of if len(of) > 1 else of[0]}
         return recipe
+
+    @cached_property
+    def taught_by(self) -> list[tuple[str, str]]:
+        """Content and name of every teacher, in an order that is the same however they were written."""
+
+        def content(name: str) -> str:
+            return self.baseline_key if name == BASELINE else Model(name="", path=name).identity()["content"]
+
+        return sorted((content(name), name) for name in self.teachers)
 
     @cached_property
     def chain(self) -> list[str]:
@@ -167,9 +175,8 @@ def plan(config: DictConfig) -> Plan:
         model.check_head(task, "model.finetuned")
     task.check()
     hardware.check()
-    facts = teacher = initial_facts(model, task)
-    if config.teacher != "baseline":
-        teacher = check_teacher(Path(config.teacher), model, task)
+    facts = initial_facts(model, task)
+    teachers = [known_teacher(name, facts, model, task) for name in teacher_names(plain(config.teacher))]
     check_kind(task, facts.family)
     stages = arrange(methods, plain(config.stages), train, losses, recovery)
     for stage in stages:
@@ -179,8 +186,9 @@ def plan(config: DictConfig) -> Plan:
             except FieldError as error:
                 raise error.at(f"method.{key}") from error
         if stage.trains:
-            check_models(stage, facts, teacher)
-    return Plan(model, task, train, stages, hardware, tracking, facts, config.seed, config.teacher, config)
+            check_models(stage, facts, *teachers)
+    names = tuple(teacher.name for teacher in teachers)
+    return Plan(model, task, train, stages, hardware, tracking, facts, config.seed, names, config)
 
 
 def identity(planned: Plan, config: DictConfig) -> Identity:
@@ -206,6 +214,7 @@ def check_root_values(config: DictConfig) -> None:
     """
     check_number("seed", config.seed, 0, 10**9)
     check_number("lease_seconds", config.lease_seconds, 1, 3600)
+    teacher_names(plain(config.teacher))
     if config.until is not None and config.until != "baseline":
         if not isinstance(config.until, int):
             raise FieldError("until", f"{config.until!r} is not allowed; null, baseline or the number of a stage is")
@@ -221,33 +230,6 @@ def check_root_values(config: DictConfig) -> None:
         check_choice("force", config.force, ("measure", "run", "all"))
 
 
-def check_teacher(directory: Path, model: Model, task: Task) -> Facts:
-    """Require a readable model of the same kind, with the head of the task; what is known of it."""
-    from compress_exp.formats import artifact
-
-    check_weights(directory, "teacher")
-    teacher = Model(name="teacher", path=str(directory))
-    kind = teacher.family("teacher").kind
-    if kind != model.family().kind:
-        raise UserError(f"teacher: {str(directory)!r} is of kind {kind}, the model is of kind {model.family().kind}")
-    teacher.check_head(task, "teacher")
-    artifact.check(directory)
-    facts = initial_facts(teacher, task)
-    slim = "quantization_config" in read_json(directory / "config.json", "teacher")
-    return replace(facts, heads=None, neurons=None, widths={}) if slim else facts
-
-
-def initial_facts(model: Model, task: Task) -> Facts:
-    """What the configuration of the model says before anything is loaded."""
-    family = model.family()
-    config = read_config(model)
-    vocabulary = None if model.directory is None else int(config.vocab_size)
-    layers, (heads, neurons) = layer_counts(config, family), block_sizes(config, family)
-    skeleton = None if model.directory is None else lambda: model.skeleton(task)
-    widths, queries = input_widths(config, family), family.heads.queries(config)
-    return Facts(family, layers, vocabulary, heads, neurons, widths=widths, queries=queries, skeleton=skeleton)
-
-
 def check_losses(losses: Any, key: str) -> dict[str, Loss]:
     """Require losses by name."""
     if not losses or not isinstance(losses, dict):
@@ -256,21 +238,6 @@ def check_losses(losses: Any, key: str) -> dict[str, Loss]:
         if not isinstance(loss, Loss):
             raise UserError(f"{key}.{name}: {loss!r} is no loss; choose one by loss=…, as in loss=soft_targets")
     return losses
-
-
-def check_models(stage: Stage, facts: Facts, teacher: Facts) -> None:
-    """Refuse losses that cannot compare the model in training, of these facts, with the teacher.
-
-    Raises:
-        UserError: one sentence.
-    """
-    own = zip(stage.keys, stage.methods, strict=True)
-    place = next((f"method.{key}.loss" for key, method in own if method.loss is not None), "loss")
-    for name, loss in stage.losses.items():
-        try:
-            loss.check(facts, teacher)
-        except FieldError as error:
-            raise error.at(f"{place}.{name}") from error
 
 
 def check_kind(task: Task, family: Family) -> None:

@@ -49,6 +49,12 @@ class Stage:
         """Whether training it asks the teacher."""
         return self.trains and any(loss.uses_teacher for loss in self.losses.values())
 
+    @property
+    def asked(self) -> frozenset[str]:
+        """What its losses need of the teacher beside logits."""
+        needs = [loss.needs for loss in self.losses.values() if loss.uses_teacher]
+        return frozenset().union(*needs) - {"logits"}
+
 
 def arrange(
     methods: Mapping[str, Method],

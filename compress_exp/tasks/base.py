@@ -55,6 +55,7 @@ class Task(ABC):
         holdout: the seeded share of the training rows that is never trained on, kept for choices to look at.
         evaluate_on: "validation", "test" or "holdout"; null evaluates the holdout where there is one, else validation.
         seed: decides which rows such a share holds.
+        by_row: each row is one feature with one answer, so that a teacher may read it with a tokenizer of its own.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Task(ABC):
     other_roles: ClassVar[tuple[str, ...]] = ()
     optional_roles: ClassVar[tuple[str, ...]] = ()
     running_text: ClassVar[bool] = False
+    by_row: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_number("max_length", self.max_length, 2)

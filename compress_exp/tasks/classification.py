@@ -48,6 +48,7 @@ class Classification(Task):
     text_roles: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     other_roles: ClassVar[tuple[str, ...]] = ("label",)
     optional_roles: ClassVar[tuple[str, ...]] = ("text_pair",)
+    by_row: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -285,3 +285,12 @@ def test_a_student_of_hidden_states_and_its_projection_of_two_processes_are_thos
     assert {"hidden_states", "soft_targets_hard", "soft_targets_soft"} <= one[1][0].keys()
     assert one[0]["transformer.h.0.ln_1.weight"].shape == (16,)  # the teacher has 32
     assert not [name for name in one[0] if "projection" in name]
+
+
+def test_two_processes_learn_from_several_teachers_what_one_learns(place, data, dense):
+    """One teacher reads its own features, so each rank has to name its own rows; the last batch is a single row."""
+    other = dense(planned("bert", data, "method=finetune", "model.vocabulary=300"))
+    settings = ("method=finetune", "loss=soft_targets", f"teacher=[baseline,{other}]", "train.max_steps=7")
+    one = stage("bert", data, dense, place / "teachers-1", *settings)
+    two = stage("bert", data, dense, place / "teachers-2", *settings, TWO)
+    assert_close(one, two)
