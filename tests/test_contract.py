@@ -107,7 +107,7 @@ def expect(place, expected):
 def test_it_composes_trains_converts_and_is_published(variant, family, dense, finished, expect):
     plan, built, directory = finished(family, *chosen(variant))
     stage, base = plan.stages[0], dense(plan)
-    assert stage.methods[0].name in (variant, f"{variant}/{variant}")
+    assert stage.methods[0].name in (variant, *(f"{variant}/{part}" for part in (variant, "body")))
     assert not any(parametrize.is_parametrized(module) for module in built.model.modules())
     assert built.steps == (3 * stage.methods[0].course.trainings if stage.trains else 0)
     assert all(math.isfinite(value) for row in built.history for value in row.values())

@@ -198,7 +198,7 @@ def test_measure_refuses_what_it_cannot_compare(built: Compressed, place: Path, 
             compress_exp.measure(artifact, task=task, overrides=overrides)
 
     refused(built.path, "^task: name what a path is evaluated on")
-    refused(built.path, "^model: a encoder model cannot do task=language_modelling", "language_modelling")
+    refused(built.path, "^model: a model of kind encoder cannot do task=language_modelling", "language_modelling")
     refused(built, "^seed=1: measuring takes keys of task and hardware only", overrides=["seed=1"])
     refused(built, "^hardware.threads: '?100000'? is", overrides=["hardware.threads=100000"])
     copy = shutil.copytree(built.path, tmp_path / "copy")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from compress_exp.config.checks import check_choice, check_number
@@ -63,6 +63,13 @@ class TrainConfig:
     def trains(self) -> bool:
         """Whether there is anything to train: `max_steps=0` and `epochs=0` mean post-training."""
         return self.epochs > 0 if self.max_steps is None else self.max_steps > 0
+
+    def split(self, part: float) -> tuple[TrainConfig, TrainConfig]:
+        """A part of the budget and the rest of it, each with the whole learning-rate schedule."""
+        if self.max_steps is None:
+            return replace(self, epochs=part * self.epochs), replace(self, epochs=(1 - part) * self.epochs)
+        steps = round(part * self.max_steps)
+        return replace(self, max_steps=steps), replace(self, max_steps=self.max_steps - steps)
 
     def identity(self) -> dict[str, Any]:
         """What decides the trained weights: everything but threads, devices and checkpoint intervals."""

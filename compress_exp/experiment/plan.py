@@ -162,8 +162,9 @@ def plan(config: DictConfig) -> Plan:
     for key, method in methods.items():
         if not isinstance(method, Method):
             raise UserError(f"method.{key}: {method!r} is no method; choose one by method=…, as in method=prune")
-        if method.loss is not None:
-            check_losses(method.loss, f"method.{key}.loss")
+        for part in method.expand():
+            if part.loss is not None:
+                check_losses(part.loss, f"method.{key}.loss")
     if not train.trains and not model.finetuned:
         raise UserError(
             "train.max_steps: the baseline needs training; for a method without it set "
@@ -244,7 +245,7 @@ def check_kind(task: Task, family: Family) -> None:
     """Refuse a model of a kind that the task is not for."""
     if family.kind not in task.model_kinds:
         raise UserError(
-            f"model: a {family.kind.replace('_', '-')} model cannot do task={task.name} ({task.kind}); "
+            f"model: a model of kind {family.kind.replace('_', '-')} cannot do task={task.name} ({task.kind}); "
             f"take a model of kind {' or '.join(task.model_kinds).replace('_', '-')}"
         )
 

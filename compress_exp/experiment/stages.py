@@ -76,7 +76,21 @@ def arrange(
         UserError: they cannot be arranged so.
     """
     groups = [[key] for key in methods] if stages is None else _groups(stages, list(methods))
-    return tuple(_stage([(key, methods[key]) for key in group], train, losses, recovery) for group in groups)
+    return tuple(
+        _stage(members, train, losses, recovery)
+        for group in groups
+        for members in _expanded([(key, methods[key]) for key in group])
+    )
+
+
+def _expanded(group: list[tuple[str, Method]]) -> list[list[tuple[str, Method]]]:
+    """The members of the stages that a group comes to: one, or as many as its only member expands into."""
+    if len(group) == 1:
+        return [[(group[0][0], part)] for part in group[0][1].expand()]
+    for key, method in group:
+        if len(method.expand()) > 1:
+            raise UserError(f"stages: {key} ({method.name}) is several stages; give it one of its own, as in [[{key}]]")
+    return [group]
 
 
 def _groups(stages: Any, keys: list[str]) -> list[list[str]]:

@@ -69,6 +69,11 @@ class Loss(ABC):
     def __post_init__(self) -> None:
         check_number("weight", self.weight, 0)
 
+    @property
+    def uses_labels(self) -> bool:
+        """Whether it looks at hard labels."""
+        return False
+
     def check(self, facts: Facts, teacher: Facts) -> None:
         """Refuse, in one sentence and before anything is built, models that do not give what it needs.
 

@@ -80,6 +80,11 @@ class SoftTargets(Loss):
         check_number("weight_hard", self.weight_hard, 0)
         check_number("weight_soft", self.weight_soft, 0)
 
+    @property
+    def uses_labels(self) -> bool:
+        """Where they have a weight."""
+        return self.weight_hard > 0
+
     def criterion(self, student: PreTrainedModel, teacher: PreTrainedModel | None) -> Criterion:
         """It has no parameters."""
         return HardAndSoft(self)

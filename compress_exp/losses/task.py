@@ -38,6 +38,11 @@ class TaskLoss(Loss):
 
     origin: ClassVar[str] = "task"
 
+    @property
+    def uses_labels(self) -> bool:
+        """At nothing else."""
+        return True
+
     def criterion(self, student: PreTrainedModel, teacher: PreTrainedModel | None) -> Criterion:
         """It has no state."""
         return HardLabels()

@@ -121,6 +121,13 @@ class Method:
         """What it compresses: "parent", "pretrained" or "other" (a model of its own)."""
         return "parent"
 
+    def expand(self) -> tuple[Method, ...]:
+        """What it is done by, each a stage of its own with an artifact and a share of the budget; mostly itself alone.
+
+        A stage has one course, one set of losses, one optimiser; what needs more of them expands.
+        """
+        return (self,)
+
     def identity(self) -> dict[str, Any]:
         """What decides its result, for the key of the artifact."""
         return origin(type(self)) | settings(
@@ -199,6 +206,10 @@ class Method:
         Raises:
             UserError: one sentence.
         """
+
+    def batch(self, work: Work, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Before the forward pass, without gradients: the batch that student and teacher see."""
+        return batch
 
     def parameter_groups(self, work: Work) -> list[dict[str, Any]]:
         """Parameters of its own with their own learning rate, in the optimiser's format."""

@@ -2,7 +2,7 @@
 
 Int8 modules trace to a FakeQuantize on the input and an int8 constant that is unpacked; the CPU plugin turns each such
 pair into one integer FullyConnected, on the trained grid. A bfloat16 model traces to bfloat16 constants. Stored modules
-for which `graphs/layers/` has nodes are written as those.
+for which `graphs/forms/` has nodes are written as those.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def convert(module: nn.Module, example: Any) -> Any:
     import torch
 
     from compress_exp.layers.stored import Stored
-    from compress_exp.runtimes.graphs.layers import form
+    from compress_exp.runtimes.graphs.forms import form
 
     openvino = package()
     extensions: list[Any] = []

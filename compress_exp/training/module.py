@@ -100,6 +100,10 @@ class CompressionModule(LightningModule):
         """Student, teacher, loss; the step's random numbers depend on (seed, step, rank) alone."""
         torch.manual_seed(seeds.derived(self.context.seed, self.global_step, ranks.rank()))
         self._rewinding.keep(self.model, self.global_step)
+        # In a cache of its own: within the student's, a call without gradients would take them from masked weights.
+        with torch.no_grad(), parametrize.cached():
+            for method in self.methods:
+                batch = method.batch(self.work(method, self.global_step, self._rate), batch)
         with parametrize.cached():
             student, labels = task_outputs(self.model, self.context.task, batch, self.criteria.needs)
             teacher = self._ask_teacher(batch)

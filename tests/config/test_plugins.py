@@ -19,6 +19,7 @@ from compress_exp.layers.stored import kinds
 from compress_exp.models.families.base import family_of, model_types
 from compress_exp.models.forward import forward_outputs
 from compress_exp.runtimes.base import names, runtime
+from compress_exp.runtimes.graphs.forms import form
 
 ROOT = Path(__file__).parents[2]
 FAMILY = '''
@@ -174,12 +175,14 @@ def test_hooks_of_a_family_of_its_own_are_captured(package, batch):
 
 def test_kinds_codecs_and_runtimes_of_a_plugin_are_found_and_no_two_of_one_name(package, monkeypatch):
     name = package("layers/mine.py", KIND.format(kind="test_kind"))
+    package("forms/mine.py", "def onnx(layer):\n    return 'a form'")
     package("codecs/mine.py", "PIECES = ('mine',)")
     package("runtimes/mine.py", "RUNTIME = 'mine'")
     before = set(kinds())
     assert "mine" not in codecs() and "mine" not in names()
     use([name])
     assert set(kinds()) == before | {"test_kind"} and kinds()["test_kind"].__module__ == f"{name}.layers.mine"
+    assert form(object.__new__(kinds()["test_kind"]), "onnx")(None) == "a form"
     assert codecs()["mine"].PIECES == ("mine",) and "mine" in names() and runtime("mine") == "mine"
     package("layers/other.py", KIND.format(kind="int8_linear"), "plugin_same_kind")
     monkeypatch.setenv(VARIABLE, "plugin_same_kind")

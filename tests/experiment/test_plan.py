@@ -115,7 +115,7 @@ def test_a_model_with_another_head_is_no_teacher_and_no_baseline(data, dense):
 @pytest.mark.parametrize("model", ["tiny_gpt2", "tiny_bart"])
 def test_a_task_is_for_the_kinds_of_model_that_it_declares(model, data):
     kind = {"tiny_gpt2": "decoder", "tiny_bart": "encoder-decoder"}[model]
-    sentence = rf"a {kind} model cannot do task=question_answering .*; take a model of kind encoder$"
+    sentence = rf"a model of kind {kind} cannot do task=question_answering .*; take a model of kind encoder$"
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", [f"model={model}", "task=question_answering", "method=prune"])
     with pytest.raises(UserError, match=f"^model: {sentence}"):

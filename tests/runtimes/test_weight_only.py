@@ -18,7 +18,7 @@ from compress_exp.measurement.fidelity import ROUNDING
 from compress_exp.methods.quant.weight_only import FakeQuantGroups
 from compress_exp.runtimes.base import runtime
 from compress_exp.runtimes.eager import EagerPredictor
-from compress_exp.runtimes.graphs.layers import form
+from compress_exp.runtimes.graphs.forms import form
 from compress_exp.runtimes.openvino import compile_graph, package
 from tests.layers.test_weight_only import drawn, layer
 from tests.runtimes.test_openvino import ARCHITECTURES, batches, build

@@ -1,4 +1,4 @@
-"""PyTorch modules as ONNX files for ONNX Runtime: attention without detours, stored modules by `graphs/layers/`."""
+"""PyTorch modules as ONNX files for ONNX Runtime: attention without detours, stored modules by `graphs/forms/`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from compress_exp.layers.stored import Stored
 from compress_exp.models.forward import tensors
-from compress_exp.runtimes.graphs.layers import form
+from compress_exp.runtimes.graphs.forms import form
 
 OPSET = 17
 LARGEST_CODE = "largest_code"

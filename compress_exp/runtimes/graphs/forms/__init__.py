@@ -1,18 +1,16 @@
 """What stands for stored modules in the graphs of runtimes: for each file of `layers/` that needs one, a file here.
 
-It is found by its name and has a function for each kind of graph that it knows, `onnx` or `openvino`; a module without
-one is traced by its own forward pass.
+It is found by its name, also in `forms/` of the user's packages, and has a function for each kind of graph that it
+knows, `onnx` or `openvino`; a module without one is traced by its own forward pass.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from compress_exp import layers
+from compress_exp.config.plugins import modules
 from compress_exp.layers.stored import Stored
 
 
@@ -24,10 +22,6 @@ def form(layer: Stored, graph: str) -> Callable[..., Any] | None:
         graph: "onnx": a function of the layer that gives a module, which is traced in its place; "openvino": a
             function of the layer and the node that is its input, which gives the node that is its output.
     """
-    return getattr(_file(type(layer).__module__.removeprefix(f"{layers.__name__}.")), graph, None)
-
-
-@functools.cache
-def _file(name: str) -> Any:
-    own = (Path(__file__).parent / f"{name}.py").is_file()
-    return importlib.import_module(f"{__package__}.{name}") if own else None
+    package, _, name = type(layer).__module__.partition(".")
+    file = modules("compress_exp.runtimes.graphs.forms").get(name.rpartition(".")[2], "")
+    return getattr(importlib.import_module(file), graph, None) if file.startswith(f"{package}.") else None
