@@ -29,6 +29,7 @@ class Root:
     tracking: Any = None
     seed: int = 0
     teacher: Any = "baseline"
+    teacher_cache: Any = None
     outputs: str = "outputs"
     plugins: Any = None
     plan: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from compress_exp.config.checks import FieldError, UserError, check_choice, chec
 from compress_exp.config.plugins import use
 from compress_exp.config.recovery import Recovery
 from compress_exp.config.train import TrainConfig
+from compress_exp.experiment.answers import TeacherCache
 from compress_exp.experiment.facts import initial_facts
 from compress_exp.experiment.stages import Stage, arrange
 from compress_exp.experiment.teaching import BASELINE, check_models, known_teacher, teacher_names
@@ -45,6 +46,7 @@ class Plan:
     facts: Facts
     seed: int
     teachers: tuple[str, ...]
+    cache: TeacherCache
     config: DictConfig
 
     @cached_property
@@ -58,14 +60,14 @@ class Plan:
         """The baseline's recipe and those of the stages, in order."""
         recipes = [self.baseline_recipe]
         for stage in self.stages:
-            recipes.append(self._stage_recipe(stage, digest(recipes[-1])))
+            recipes.append(self._stage_recipe(stage, digest(recipes[-1]), self.answers[len(recipes) - 1]))
         return recipes
 
     def stage_recipe(self, index: int) -> dict[str, Any]:
         """What decides the artifact of a stage, its parent by key."""
         return self.recipes[index + 1]
 
-    def _stage_recipe(self, stage: Stage, parent: str) -> dict[str, Any]:
+    def _stage_recipe(self, stage: Stage, parent: str, answers: dict[str, Any] | None) -> dict[str, Any]:
         """What decides a stage's result; what takes no part in it is left out."""
         recipe: dict[str, Any] = {
             "recipe": RECIPE,
@@ -82,7 +84,38 @@ class Plan:
         if stage.uses_teacher:
             of = [content for content, _ in self.taught_by]
             recipe["teacher"] = {"of": of if len(of) > 1 else of[0]}
+            if answers is not None:
+                recipe["teacher"] |= {"answers": digest(answers)} | self._top_k
         return recipe
+
+    @cached_property
+    def answers(self) -> list[dict[str, Any] | None]:
+        """What decides the kept answers that each stage reads; None for a stage that reads none.
+
+        The student's tokenizer and length decide its features: they come with the model, and from what cuts or replaces
+        it on the way.
+        """
+        recipes: list[dict[str, Any] | None] = []
+        readers: list[dict[str, Any]] = []
+        for stage in self.stages:
+            cut = [method.identity() for method in stage.methods if type(method).retokenize is not Method.retokenize]
+            recipe: dict[str, Any] | None = None
+            if self.cache.keeps(stage, self.task, self.vocabulary):
+                recipe = {"recipe": RECIPE, "kind": "answers", "of": [of for of, _ in self.taught_by]}
+                recipe |= {"needs": ["logits"], "task": self.task.identity(), "model": self.model.identity()}
+                recipe |= {"readers": [*readers, *cut]} | self._top_k
+            recipes.append(recipe)
+            readers += [method.identity() for method in stage.methods if method.replaces_model]
+        return recipes
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """Entries of the dense model's vocabulary."""
+        return initial_facts(self.model, self.task).vocabulary or self.model.vocabulary
+
+    @property
+    def _top_k(self) -> dict[str, Any]:
+        return {} if self.cache.top_k is None else {"top_k": self.cache.top_k}
 
     @cached_property
     def taught_by(self) -> list[tuple[str, str]]:
@@ -176,7 +209,7 @@ def plan(config: DictConfig) -> Plan:
         model.check_head(task, "model.finetuned")
     task.check()
     hardware.check()
-    facts = initial_facts(model, task)
+    facts = initial = initial_facts(model, task)
     teachers = [known_teacher(name, facts, model, task) for name in teacher_names(plain(config.teacher))]
     check_kind(task, facts.family)
     stages = arrange(methods, plain(config.stages), train, losses, recovery)
@@ -189,7 +222,10 @@ def plan(config: DictConfig) -> Plan:
         if stage.trains:
             check_models(stage, facts, *teachers)
     names = tuple(teacher.name for teacher in teachers)
-    return Plan(model, task, train, stages, hardware, tracking, facts, config.seed, names, config)
+    cache = cache_of(config)
+    for stage in stages:
+        cache.keeps(stage, task, initial.vocabulary or model.vocabulary)
+    return Plan(model, task, train, stages, hardware, tracking, facts, config.seed, names, cache, config)
 
 
 def identity(planned: Plan, config: DictConfig) -> Identity:
@@ -216,6 +252,7 @@ def check_root_values(config: DictConfig) -> None:
     check_number("seed", config.seed, 0, 10**9)
     check_number("lease_seconds", config.lease_seconds, 1, 3600)
     teacher_names(plain(config.teacher))
+    cache_of(config)
     if config.until is not None and config.until != "baseline":
         if not isinstance(config.until, int):
             raise FieldError("until", f"{config.until!r} is not allowed; null, baseline or the number of a stage is")
@@ -241,6 +278,22 @@ def check_losses(losses: Any, key: str) -> dict[str, Loss]:
     return losses
 
 
+def cache_of(config: DictConfig) -> TeacherCache:
+    """The settings of kept answers.
+
+    Raises:
+        FieldError: naming the key.
+    """
+    given = plain(config.teacher_cache)
+    names = [item.name for item in fields(TeacherCache)]
+    if not isinstance(given, dict) or set(given) != set(names):
+        raise FieldError("teacher_cache", f"exactly these keys are needed: {', '.join(names)}")
+    try:
+        return TeacherCache(**given)
+    except FieldError as error:
+        raise FieldError(f"teacher_cache.{error.name}", error.message) from error
+
+
 def check_kind(task: Task, family: Family) -> None:
     """Refuse a model of a kind that the task is not for."""
     if family.kind not in task.model_kinds:
@@ -251,5 +304,7 @@ def check_kind(task: Task, family: Family) -> None:
 
 
 def disk_bytes(plan: Plan, missing: int) -> int:
-    """Bytes that building `missing` artifacts may take: weights of each, two exports, a checkpoint with Adam."""
-    return 4 * plan.model.parameters() * (missing + 2 + (3 if missing else 0))
+    """Bytes that building `missing` artifacts may take: weights, two exports, a checkpoint with Adam, kept answers."""
+    kept = {digest(recipe) for recipe in plan.answers if recipe is not None} if missing else set()
+    answers = len(kept) * plan.cache.size(plan.task, plan.vocabulary) if kept else 0
+    return 4 * plan.model.parameters() * (missing + 2 + (3 if missing else 0)) + answers

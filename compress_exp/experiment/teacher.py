@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compress_exp.config.checks import UserError
 from compress_exp.experiment.plan import Plan
+from compress_exp.experiment.rows import read_rows
 from compress_exp.experiment.stages import Stage
 from compress_exp.experiment.teaching import BASELINE, check_asked, check_task
+from compress_exp.outputs.progress import Beat, unheard
 from compress_exp.tasks.features import fitting_length
 
 if TYPE_CHECKING:
@@ -32,6 +34,24 @@ def load_teacher(
     return members[0] if len(members) == 1 else Ensemble(members)
 
 
+def keep_answers(
+    plan: Plan, index: int, parent: Path, baseline: Path, directory: Path, beat: Beat = unheard
+) -> dict[str, Any]:
+    """Ask the teacher of a stage about every training row, into `directory`."""
+    import torch
+
+    from compress_exp.training.answers import write_answers
+
+    stage = plan.stages[index]
+    before, tokenizer, config, features = read_rows(plan, stage, parent)
+    if tokenizer is not before:
+        config.vocab_size = len(tokenizer)
+    teacher = load_teacher(plan, stage, baseline, config, tokenizer)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    steps = write_answers(teacher, plan.task, features, tokenizer, directory, plan.cache.top_k, device, beat)
+    return {"steps": steps, "rows": len(features)}
+
+
 def _member(
     plan: Plan, stage: Stage, name: str, baseline: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
 ) -> Teacher:
@@ -49,6 +69,10 @@ def _member(
     if not alike:
         check_task(name, task)
         check_asked(name, stage.asked)
+        if stage.changes_batches:
+            raise UserError(
+                f"teacher: {name!r} reads with another tokenizer, and not the rows that {stage.label} makes"
+            )
     elif tokens != others:
         shrink(teacher, own, tokenizer)
     if task.classes_of(teacher.config) != task.classes_of(config):

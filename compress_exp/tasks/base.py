@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 VALIDATION_SHARE = 0.1
+FRAME = 4  # special tokens of a text at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +208,10 @@ class Task(ABC):
         lengths = torch.tensor([len(feature["input_ids"]) for feature in features])
         batch["attention_mask"] = (torch.arange(batch["input_ids"].shape[1]) < lengths[:, None]).long()
         return batch
+
+    def positions(self) -> int:
+        """The most positions that `targets` gives of all training rows; a token is a byte of text at least."""
+        return sum(len(text.encode()) + FRAME for text in self.texts())
 
     @abstractmethod
     def config_overrides(self) -> dict[str, Any]:

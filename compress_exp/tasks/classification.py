@@ -77,6 +77,10 @@ class Classification(Task):
         labels = {_label_text(label) for row in rows if (label := _value(row, column)) is not None}
         return derive_classes(labels - {""}, where)
 
+    def positions(self) -> int:
+        """One of each row."""
+        return len(self.rows("train"))
+
     def config_overrides(self) -> dict[str, Any]:
         """The number and the names of the outputs."""
         if self.regression:
