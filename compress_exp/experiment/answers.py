@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from compress_exp.tasks.base import Task
 
 MODES = ("never", "auto", "always")
-FLOAT, INDEX = 4, 4
+FLOAT, INDEX, START = 4, 4, 8  # bytes of a logit, of the number of a class, of where a row begins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +64,11 @@ class TeacherCache:
         """
         classes = int(task.config_overrides().get("num_labels", vocabulary))
         if self.top_k is None:
-            return task.positions() * FLOAT * classes
+            return task.positions() * (FLOAT * classes + START)
         if self.top_k >= classes:
             told = f"{self.top_k} is not below the {classes} classes of task={task.name}; set it to null"
             raise UserError(f"teacher_cache.top_k: {told}")
-        return task.positions() * (FLOAT + INDEX) * self.top_k
+        return task.positions() * ((FLOAT + INDEX) * self.top_k + START)
 
     def _against(self, stage: Stage, task: Task) -> str | None:
         if stage.asked:

@@ -35,7 +35,10 @@ RECIPE = 2
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked experiment: everything built from the configuration but nothing trained."""
+    """A checked experiment: everything built from the configuration but nothing trained.
+
+    Teachers are names, "baseline" or directories; `kept` says of each stage whether it reads their kept answers.
+    """
 
     model: Model
     task: Task
@@ -47,6 +50,7 @@ class Plan:
     seed: int
     teachers: tuple[str, ...]
     cache: TeacherCache
+    kept: tuple[bool, ...]
     config: DictConfig
 
     @cached_property
@@ -97,10 +101,10 @@ class Plan:
         """
         recipes: list[dict[str, Any] | None] = []
         readers: list[dict[str, Any]] = []
-        for stage in self.stages:
+        for stage, kept in zip(self.stages, self.kept, strict=True):
             cut = [method.identity() for method in stage.methods if type(method).retokenize is not Method.retokenize]
             recipe: dict[str, Any] | None = None
-            if self.cache.keeps(stage, self.task, self.vocabulary):
+            if kept:
                 recipe = {"recipe": RECIPE, "kind": "answers", "of": [of for of, _ in self.taught_by]}
                 recipe |= {"needs": ["logits"], "task": self.task.identity(), "model": self.model.identity()}
                 recipe |= {"readers": [*readers, *cut]} | self._top_k
@@ -223,9 +227,8 @@ def plan(config: DictConfig) -> Plan:
             check_models(stage, facts, *teachers)
     names = tuple(teacher.name for teacher in teachers)
     cache = cache_of(config)
-    for stage in stages:
-        cache.keeps(stage, task, initial.vocabulary or model.vocabulary)
-    return Plan(model, task, train, stages, hardware, tracking, facts, config.seed, names, cache, config)
+    kept = tuple(cache.keeps(stage, task, initial.vocabulary or model.vocabulary) for stage in stages)
+    return Plan(model, task, train, stages, hardware, tracking, facts, config.seed, names, cache, kept, config)
 
 
 def identity(planned: Plan, config: DictConfig) -> Identity:

@@ -59,8 +59,8 @@ def test_answers_of_other_features_are_others(data):
 def test_too_large_ones_are_not_kept(data):
     rows = sum(1 for _ in (data / "train.jsonl").open())
     plan = planned("bert", data, *SOFT, ALWAYS)
-    assert plan.cache.size(plan.task, plan.vocabulary) == rows * 2 * 4
-    assert disk_bytes(plan, 1) - disk_bytes(planned("bert", data, *SOFT), 1) == rows * 2 * 4
+    assert plan.cache.size(plan.task, plan.vocabulary) == rows * (2 * 4 + 8)
+    assert disk_bytes(plan, 1) - disk_bytes(planned("bert", data, *SOFT), 1) == rows * (2 * 4 + 8)
     small = "teacher_cache.megabytes=0.0001"
     assert (
         planned("bert", data, *SOFT, "teacher_cache.mode=auto", small).recipes == planned("bert", data, *SOFT).recipes
