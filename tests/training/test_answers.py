@@ -24,12 +24,12 @@ def taught(family, data, dense):
     return plan.task, tokenizer, plan.task.features("train", tokenizer, model.config), SameTokens(model, plan.task)
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
-@pytest.mark.parametrize("top_k", [None, 1, 40])
+@pytest.mark.parametrize(
+    ("family", "top_k"),
+    [("bert", None), ("bert", 1), ("gpt2", None), ("gpt2", 40), ("t5", None), ("t5", 1), ("t5", 40)],
+)
 def test_they_are_the_teachers(family, top_k, data, dense, tmp_path):
     task, tokenizer, features, teacher = taught(family, data, dense)
-    if family == "bert" and top_k == 40:
-        pytest.skip("two classes")
     write_answers(teacher, task, features, tokenizer, tmp_path, top_k, torch.device("cpu"))
     kept = KeptAnswers(tmp_path, features)
     batches = list(Batches(features, lambda rows: task.collate(rows, tokenizer), 5, 3, True, 12))
