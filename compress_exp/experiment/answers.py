@@ -72,11 +72,11 @@ class TeacherCache:
 
     def _against(self, stage: Stage, task: Task) -> str | None:
         if stage.asked:
-            return f"{stage.label} learns from the teacher's {min(stage.asked)!r}, and only logits are kept; set never"
+            return f"{stage.label} learns from the teacher's {min(stage.asked)!r}, and only logits are kept; set auto"
         if stage.changes_batches:
-            return f"{stage.label} learns from rows that it makes itself, and no answers to them are kept; set never"
+            return f"{stage.label} learns from rows that it makes itself, and no answers to them are kept; set auto"
         if task.outputs != ("logits",):
-            return f"answers of task={task.name} are places in the input, which are not kept; set never"
+            return f"answers of task={task.name} are places in the input, which are not kept; set auto"
         return None
 
     def _too_large(self, task: Task, vocabulary: int) -> str | None:
