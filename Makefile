@@ -6,10 +6,10 @@ SOURCES := compress_exp hydra_plugins tests benchmarks docs examples
 SITE ?= site
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo run report test lint type docs format pins clean
+.PHONY: help install dev demo run report test test-all lint type docs format pins clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 install: $(VENV)/.installed ## .venv with the pinned dependencies
 
@@ -26,6 +26,9 @@ report: install ## tables and page of all runs in outputs/
 
 test: dev ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-all: dev ## the contract of methods for every combination; ARGS="--all 0.02" for a share of them
+	$(BIN)/python -m pytest tests/test_contract.py -k every_experiment -n 2 --dist load --all 1 $(ARGS)
 
 lint: dev ## ruff: rules and formatting
 	$(BIN)/python -m ruff check $(SOURCES)

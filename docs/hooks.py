@@ -14,6 +14,8 @@ INTRODUCTIONS = {
     "prune": "What they have in common, and how to choose: [Pruning](../pruning.md).",
     "quant": "In which runtimes they are exact: [Where models run](../runtimes.md).",
     "distill": "What a student minimises: [Losses](loss.md).",
+    "factorize": "Factors are layers of their own: later stages prune them and quantize them.",
+    "share": "Fewer weights for as many layers: what is stored becomes smaller, what is computed stays the same.",
     "finetune": "The same extra training without compression.",
     "loss": "`loss=NAME` says what every training inside a stage minimises, `loss=[NAME,NAME]` the sum of several. A "
     "method with losses of its own has them in `method.<name>.loss`. The baseline always learns from hard labels.",

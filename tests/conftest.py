@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,6 +25,7 @@ from compress_exp.methods.base import Facts
 from compress_exp.methods.context import Context
 from compress_exp.models.families.base import family_of, layer_counts
 from compress_exp.outputs.store import Store
+from tests import covering
 from tests.experiments import write_data
 from tests.moments import bare_context
 from tests.tracking.wandb_server import WANDB_KEY, Wandb, serve
@@ -53,6 +55,22 @@ VOCABULARY = 400
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A runner in the background is deaf to Ctrl-C, and the processes that tests interrupt would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--all 1`: the contract for every combination of levels; `--all 0.02`: for a seeded fiftieth of them."""
+    parser.addoption("--all", type=float, metavar="SHARE", help="test this share of the full product of the contract")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`row`: an experiment of the covering design, or of the full product."""
+    if "row" in metafunc.fixturenames:
+        rows, share = covering.read()[0], metafunc.config.getoption("all")
+        if share is not None:
+            every = covering.full()
+            rows = random.Random(0).sample(every, round(share * len(every)))
+            print(f"{len(rows)} of {len(every)} combinations")
+        metafunc.parametrize("row", rows, ids=["-".join(row) for row in rows])
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,11 @@ from compress_exp.experiment.plan import Plan, plan
 SMALL = {
     "bert": ("tiny_bert", "classification", {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}),
     "albert": ("tiny_albert", "classification", {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}),
+    "distilbert": (
+        "tiny_bert",
+        "classification",
+        {"model_type": "distilbert", "hidden_size": 32, "hidden_dim": 64, "num_attention_heads": 2},
+    ),
     "electra": ("tiny_electra", "classification", {"hidden_size": 32, "intermediate_size": 64}),
     "answers": (
         "tiny_bert",
@@ -49,7 +54,7 @@ def configure(family: str, data: Path, *overrides: str) -> DictConfig:
     """The configuration of a small experiment: three steps, one thread."""
     model, task, sizes = SMALL[family]
     common = [f"model={model}", f"task={task}", f"task.data_dir={data}", "tracking=disabled", "model.vocabulary=320"]
-    common += [f"model.architecture.{name}={value}" for name, value in sizes.items()]
+    common += [f"++model.architecture.{name}={value}" for name, value in sizes.items()]
     common += ["train.max_steps=3", "train.threads=1", "task.batch_size=8", "task.max_length=32"]
     if task == "language_modelling":
         common.append("task.stride=16")

@@ -14,6 +14,7 @@ VARIANTS = sorted(name for name in FILES if not any(other.startswith(f"{name}/")
 PRUNING = [name for name in VARIANTS if name.startswith("prune")]
 TRAINED = [name for name in VARIANTS if "max_steps: 0" not in FILES[name].read_text()]
 FIRST = ("prune/lottery_ticket",)  # what begins before the baseline was trained
+UNDOING = ("factorize/svd",)  # what would undo an earlier pruning
 LATE = ("prune/cofi",)  # what changes shapes after training, which units being a result of it
 SHRINKING = [f"prune/{name}" for name in ("heads", "neurons", "structured", "layers")]
 MASKING = [name for name in PRUNING if name not in (*SHRINKING, *LATE, "prune/vocabulary")]

@@ -307,7 +307,7 @@ def check_kind(task: Task, family: Family) -> None:
 
 
 def disk_bytes(plan: Plan, missing: int) -> int:
-    """Bytes that building `missing` artifacts may take: weights, two exports, a checkpoint with Adam, kept answers."""
+    """Bytes that building may take: weights of each, two exports, a checkpoint with Adam, decisions, kept answers."""
     kept = {digest(recipe) for recipe in plan.answers if recipe is not None} if missing else set()
     answers = len(kept) * plan.cache.size(plan.task, plan.vocabulary) if kept else 0
-    return 4 * plan.model.parameters() * (missing + 2 + (3 if missing else 0)) + answers
+    return 4 * plan.model.parameters() * (missing + 2 + (4 if missing else 0)) + answers

@@ -1,8 +1,8 @@
 """The artifact on disk: safetensors at their real width, a configuration that says how to read them.
 
-Modules that are not the architecture's, shapes that its configuration cannot say and tensors in a codec's form are told
-under `quantization_config` (`description.py`); of tied tensors one is stored. A model without any of them is an
-ordinary checkpoint.
+Modules that are not the architecture's, shapes that its configuration cannot say, blocks that share their tensors and
+tensors in a codec's form are told under `quantization_config` (`description.py`); of tied tensors one is stored. A
+model without any of them is an ordinary checkpoint.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _check_promise(
     promised, found = skeleton(type(model), config)
     if not found:
         found = layout.other_modules(model, promised)
-        found += layout.differences(stored, promised, told.tensors, told.blueprint.absent())
+        found += layout.differences(stored, promised, told.tensors, told.blueprint.absent(promised))
     if found:
         raise UserError(
             f"artifact: the model is not what its configuration and description promise ({layout.listed(found)}); a "
@@ -76,7 +76,7 @@ def _check_promise(
 def _tensors(model: nn.Module, blueprint: Blueprint) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors to store, and the codecs of those that have one, by the names of the tensors that they stand for."""
     sparse = {f"{name}.weight" for name in blueprint.pruned}
-    absent = blueprint.absent()
+    absent = blueprint.absent(model)
     stored: dict[str, Tensor] = {}
     packed: dict[str, str] = {}
     seen: set[tuple[int, torch.Size, torch.dtype]] = set()
@@ -146,7 +146,7 @@ def check(path: Path | str) -> None:
     told = description.read(node)
     model, found = skeleton(architecture, config)
     stored = layout.kinds_in(_files(directory))
-    found = found or layout.differences(stored, model, told.tensors, told.blueprint.absent())
+    found = found or layout.differences(stored, model, told.tensors, told.blueprint.absent(model))
     layout.refuse(found, str(directory))
 
 

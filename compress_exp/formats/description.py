@@ -53,6 +53,7 @@ def write(description: Description) -> dict[str, Any] | None:
         "tensors": dict(description.tensors),
         "tied": dict(blueprint.tied),
         "pruned": list(blueprint.pruned),
+        **({"shared": dict(blueprint.shared)} if blueprint.shared else {}),
         **{name: dict(blueprint.shapes[name]) for name in SHAPES if name in blueprint.shapes},
     }
 
@@ -79,7 +80,8 @@ def read(node: Mapping[str, Any]) -> Description:
         for tensor in tensors:
             if (owner := tensor.rpartition(".")[0]) not in pruned and owner not in modules:
                 raise ValueError(f"{tensor} has a codec, and {owner} is not pruned")
-        return Description(Blueprint(shapes, modules, dict(node["tied"]), pruned), tensors)
+        shared = {str(name): str(source) for name, source in (node.get("shared") or {}).items()}
+        return Description(Blueprint(shapes, modules, dict(node["tied"]), pruned, shared), tensors)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"quantization_config of config.json is damaged ({error!r})"
         raise UserError(f"artifact: {what}; copy it again") from error

@@ -32,6 +32,7 @@ class CompressExpConfig(QuantizationConfigMixin):
         pruned: list[str] | None = None,
         heads: dict[str, int | list[int]] | None = None,
         neurons: dict[str, int] | None = None,
+        shared: dict[str, str] | None = None,
         int8_linear: list[str] | None = None,
         int8_embedding: list[str] | None = None,
         largest_code: int | None = None,
@@ -39,7 +40,7 @@ class CompressExpConfig(QuantizationConfigMixin):
     ) -> None:
         self.quant_method = quant_method  # type: ignore[assignment]
         told: dict[str, Any] = {"modules": modules, "tensors": tensors, "tied": tied, "pruned": pruned, "heads": heads}
-        told |= {"neurons": neurons, "int8_linear": int8_linear, "int8_embedding": int8_embedding}
+        told |= {"neurons": neurons, "shared": shared, "int8_linear": int8_linear, "int8_embedding": int8_embedding}
         self.node = {"format": format} | {name: value for name, value in told.items() if value is not None}
         self.description = description.read(self.node)
 
@@ -109,7 +110,9 @@ class CompressExpQuantizer(HfQuantizer):
     ) -> None:
         self.files = checkpoint_files or []
         told, stored = self.told, layout.kinds_in(self.files)
-        self._refuse(self.shape(model) or layout.differences(stored, model, told.tensors, told.blueprint.absent()))
+        found = self.shape(model)
+        found = found or layout.differences(stored, model, told.tensors, told.blueprint.absent(model))
+        self._refuse(found)
         verify(self.files)
 
     def shape(self, model: PreTrainedModel) -> list[str]:
@@ -126,8 +129,11 @@ class CompressExpQuantizer(HfQuantizer):
         # transformers ties Parameters only; ours are tied after loading.
         for name in [name for name in model.all_tied_weights_keys if name.rpartition(".")[0] in blueprint.modules]:
             del model.all_tied_weights_keys[name]
-        missing |= {rf"^{re.escape(name)}$" for name in blueprint.absent()}
+        missing |= {rf"^{re.escape(name)}$" for name in blueprint.absent(model)}
         model._keys_to_ignore_on_load_missing = missing
+        for name in blueprint.shared:
+            for module in model.get_submodule(name).modules():
+                module._is_hf_initialized = True  # type: ignore[assignment]  # what is shared needs no first values
         return []
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from compress_exp.layers.shapes import Shapes, restore, uneven
+from compress_exp.layers.sharing import fits, share, shareable, shared_blocks
 from compress_exp.layers.stored import Stored, kinds
 from compress_exp.layers.surgery import mark_pruned, pruned_modules, replace_module
 from compress_exp.models.families.base import family_of
@@ -30,22 +31,29 @@ class Blueprint:
         modules: kind and specification of each module that is not the architecture's, by name.
         tied: modules that have their tensors from another one, by name.
         pruned: modules whose weight has zeros that were made by pruning.
+        shared: blocks that have all that they can from another one, see `layers.sharing`, by name.
     """
 
     shapes: Shapes = field(default_factory=dict)
     modules: Mapping[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
     tied: Mapping[str, str] = field(default_factory=dict)
     pruned: tuple[str, ...] = ()
+    shared: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ordinary(self) -> bool:
         """Whether there is nothing to change."""
-        return not (self.shapes or self.modules or self.pruned)
+        return not (self.shapes or self.modules or self.pruned or self.shared)
 
-    def absent(self) -> set[str]:
-        """The tensors that tied modules do not store."""
+    def absent(self, model: nn.Module) -> set[str]:
+        """The tensors that tied modules and blocks do not store.
+
+        Args:
+            model: has the modules that this tells of.
+        """
         known = {name: kinds().get(self.modules[name][0]) for name in self.tied if name in self.modules}
-        return {f"{name}.{part}" for name, kind in known.items() if kind is not None for part in kind.shared}
+        tied = {f"{name}.{part}" for name, kind in known.items() if kind is not None for part in kind.shared}
+        return tied | {f"{name}.{part}" for name in self.shared for part in shareable(model.get_submodule(name))}
 
     def renamed(self, source: Callable[[str], str], names: Iterator[str]) -> Blueprint:
         """The same for a copy in which modules have other names.
@@ -56,29 +64,37 @@ class Blueprint:
         """
         old = {name: source(name) for name in names if name}
         new = {before: name for name, before in reversed(old.items())}  # several copies are tied to the first
+        owners = {*self.shared.values()}
+        groups = {n: self.shared.get(b, b) for n, b in old.items() if b in owners or b in self.shared}
+        first = {group: name for name, group in reversed(groups.items())}
         return Blueprint(
             {what: {n: told[b] for n, b in old.items() if b in told} for what, told in self.shapes.items()},
             {n: self.modules[b] for n, b in old.items() if b in self.modules},
             {n: new[self.tied[b]] for n, b in old.items() if self.tied.get(b) in new},
             tuple(n for n, b in old.items() if b in self.pruned),
+            {name: first[group] for name, group in groups.items() if first[group] != name},
         )
 
 
 def describe(model: PreTrainedModel) -> Blueprint:
     """The blueprint of a model whose modules are the architecture's and those of this package."""
+    family = family_of(model.config.model_type)
+    shared = shared_blocks(model, family)
+    inside = tuple(f"{name}." for name in shared)
     stored = [(name, module) for name, module in model.named_modules() if isinstance(module, Stored)]
     first: dict[tuple[int, ...], str] = {}
     tied: dict[str, str] = {}
     for name, module in stored:
-        if module.shared:
+        if module.shared and not name.startswith(inside):
             place = tuple(getattr(module, part).data_ptr() for part in module.shared)
             if (owner := first.setdefault(place, name)) != name:
                 tied[name] = owner
     return Blueprint(
-        uneven(model, family_of(model.config.model_type)),
+        uneven(model, family),
         {name: (module.kind, module.spec()) for name, module in stored},
         tied,
         tuple(name for name, _ in pruned_modules(model)),
+        shared,
     )
 
 
@@ -109,6 +125,8 @@ def finish(model: PreTrainedModel, blueprint: Blueprint) -> None:
         assert isinstance(holder, Stored)
         for part in holder.shared:
             setattr(holder, part, getattr(owner, part))
+    for name, source in blueprint.shared.items():
+        share(model.get_submodule(name), model.get_submodule(source))
     for name in blueprint.pruned:
         mark_pruned(model.get_submodule(name))
 
@@ -116,7 +134,8 @@ def finish(model: PreTrainedModel, blueprint: Blueprint) -> None:
 def _misnamed(model: nn.Module, blueprint: Blueprint) -> Iterator[str]:
     names = {name for name, _ in model.named_modules()}
     shaped = [name for told in blueprint.shapes.values() for name in told]
-    for name in dict.fromkeys((*blueprint.modules, *blueprint.tied, *blueprint.pruned, *shaped)):
+    told = (*blueprint.modules, *blueprint.tied, *blueprint.pruned, *blueprint.shared, *shaped)
+    for name in dict.fromkeys(told):
         if name not in names and not any(name.startswith(f"{outer}.") for outer in blueprint.modules):
             yield f"{name} is no module of {type(model).__name__}"
     for name, (kind, _) in blueprint.modules.items():
@@ -125,7 +144,7 @@ def _misnamed(model: nn.Module, blueprint: Blueprint) -> Iterator[str]:
 
 
 def _unlike(model: nn.Module, blueprint: Blueprint) -> Iterator[str]:
-    """Ties of modules that cannot share their tensors."""
+    """Ties of modules and blocks that cannot share their tensors."""
     modules = dict(model.named_modules())
     for name, source in blueprint.tied.items():
         holder, owner = modules.get(name), modules.get(source)
@@ -133,3 +152,6 @@ def _unlike(model: nn.Module, blueprint: Blueprint) -> Iterator[str]:
         shapes = [[getattr(one, part, torch.empty(0)).shape for part in parts] for one in (holder, owner)]
         if not parts or not isinstance(owner, Stored) or shapes[0] != shapes[1]:
             yield f"{name} cannot share the weight of {source}"
+    for name, source in blueprint.shared.items():
+        if source in blueprint.shared or source not in modules or not fits(modules[name], modules[source]):
+            yield f"{name} cannot share the weights of {source}"

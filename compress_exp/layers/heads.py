@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from compress_exp.layers.slices import Slice, inputs_of, keep_inputs, keep_outputs, outputs_of
+from compress_exp.layers.slices import Slice, inputs_of, keep_inputs, keep_outputs, outputs_of, reader, writer
 from compress_exp.models.families.base import Family, Heads, blocks
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ def attentions(model: PreTrainedModel, family: Family) -> list[Attention]:
                     name=f"{block}.{inner}",
                     output_name=output_name,
                     role=f"{prefix}attention_output",
-                    inputs=tuple(projections[name][1] for name in names),
-                    output=output,
+                    inputs=tuple(writer(projections[name][1]) for name in names),
+                    output=reader(output),
                     module=model.get_submodule(f"{block}.{inner}"),
                     layout=family.heads,
                 )

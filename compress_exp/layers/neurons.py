@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from compress_exp.layers.slices import Slice, inputs_of, keep_inputs, keep_outputs
+from compress_exp.layers.slices import Slice, inputs_of, keep_inputs, keep_outputs, reader, writer
 from compress_exp.models.families.base import Family, blocks
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def feed_forwards(model: PreTrainedModel, family: Family) -> list[FeedForward]:
     found = []
     for block, projections in blocks(model, family).items():
         output_name, output = projections["ffn_out"]
-        inputs = tuple(projections[role][1] for role in ("ffn_gate", "ffn_in") if role in projections)
-        found.append(FeedForward(name=block, output_name=output_name, role="ffn_out", inputs=inputs, output=output))
+        inputs = tuple(writer(projections[role][1]) for role in ("ffn_gate", "ffn_in") if role in projections)
+        found.append(
+            FeedForward(name=block, output_name=output_name, role="ffn_out", inputs=inputs, output=reader(output))
+        )
     return found

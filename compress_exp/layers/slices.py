@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
+from compress_exp.layers.stored import Stored
 from compress_exp.layers.surgery import is_pruned
 from compress_exp.models.families.base import is_conv1d
 
@@ -37,6 +38,20 @@ def _select(module: nn.Module, name: str, axis: int, index: Tensor) -> None:
     setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad))
 
 
+def reader(projection: nn.Module) -> nn.Module:
+    """The module whose input channels are those of a projection: itself, or the first of its factors."""
+    return projection.get_submodule(projection.parts[0]) if _is_factored(projection) else projection
+
+
+def writer(projection: nn.Module) -> nn.Module:
+    """The module whose output channels are those of a projection: itself, or the last of its factors."""
+    return projection.get_submodule(projection.parts[-1]) if _is_factored(projection) else projection
+
+
+def _is_factored(projection: nn.Module) -> TypeGuard[Stored]:
+    return isinstance(projection, Stored) and bool(projection.parts)
+
+
 def inputs_of(module: nn.Module) -> int:
     """The input channels of a Linear, Int8Linear or Conv1D."""
     return int(getattr(module, "nx" if is_conv1d(module) else "in_features"))
@@ -55,8 +70,8 @@ class Slice(ABC):
         name: of the module (or block) in the model.
         output_name: the name of the projection out of it.
         role: that projection's role.
-        inputs: projections whose output channels belong to the units.
-        output: the projection whose input channels belong to them.
+        inputs: projections, or their last factors, whose output channels belong to the units.
+        output: the projection, or its first factor, whose input channels belong to them.
     """
 
     name: str

@@ -26,11 +26,14 @@ class Stored(nn.Module, ABC):
         kind: the pinned name by which artifacts call it.
         shared: tensors that another module of this sort has instead, where the two are tied.
         entropy: tensors of integers that codecs may pack further.
+        parts: children that hold its weights, the one that reads its input first: linear layers with roles of their own
+            (`query.first`), which later stages mask, quantize and cut like any other.
     """
 
     kind: ClassVar[str]
     shared: ClassVar[tuple[str, ...]] = ()
     entropy: ClassVar[tuple[str, ...]] = ()
+    parts: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     @abstractmethod

@@ -9,9 +9,9 @@ from torch import nn
 MARK = "compress_exp_pruned"
 
 
-def mark_pruned(module: nn.Module) -> None:
+def mark_pruned(module: nn.Module, pruned: bool = True) -> None:
     """Remember that the zeros of this module's weight were made by pruning; the mark is copied with the module."""
-    setattr(module, MARK, True)
+    setattr(module, MARK, pruned)
 
 
 def is_pruned(module: nn.Module) -> bool:

@@ -31,7 +31,7 @@ def weights(model: nn.Module) -> Iterator[Tensor]:
             seen.add(place)
             yield tensor
     for module in model.modules():
-        if isinstance(module, Stored):
+        if isinstance(module, Stored) and not module.parts:
             place = tuple(getattr(module, part).data_ptr() for part in module.shared)
             if not place or place not in seen:
                 seen.add(place)

@@ -36,6 +36,8 @@ class Facts:
             differ from layer to layer.
         neurons: width of the feed-forward part of a layer of each stack; None likewise.
         pruned: some of its zeros are to be kept.
+        factored: the name of the method that factored its projections.
+        shared: the name of the method by which layers share their weights.
         packed: the methods that packed some of its weights, after which nothing trains, and which weights those are.
         rounded: the name of the method that rounded every parameter to bfloat16; None where they are float32.
         first: no stage has run yet.
@@ -51,6 +53,8 @@ class Facts:
     heads: dict[str, int] | None = None
     neurons: dict[str, int] | None = None
     pruned: bool = False
+    factored: str | None = None
+    shared: str | None = None
     packed: tuple[tuple[str, Select], ...] = ()
     rounded: str | None = None
     first: bool = True

@@ -134,7 +134,7 @@ def _visit(
         with parametrize.cached():
             for index, batch in enumerate(inputs):
                 own = decoder_positions(batch) if decoder else source_positions(batch)
-                valid = [source_positions(batch) if target.role in FROM_ENCODER else own for target in firsts]
+                valid = [source_positions(batch) if target.role.startswith(FROM_ENCODER) else own for target in firsts]
                 with _watching(firsts, statistics, valid):
                     run(index)
         for group, statistic in zip(turn, statistics, strict=True):
@@ -160,8 +160,9 @@ def _groups(inside: Sequence[Target], run: Callable[[int], Any]) -> list[list[Ta
         for handle in handles:
             handle.remove()
     groups: dict[tuple[int, ...], list[int]] = {}
-    for number, tensors in calls.items():  # which are held until here, so that no two of them have one id
-        groups.setdefault(tuple(map(id, tensors)), []).append(number)
+    for number in [*calls, *(number for number in range(len(inside)) if number not in calls)]:
+        # The tensors are held until here, so that no two of them have one id.
+        groups.setdefault(tuple(map(id, calls.get(number, ()))), []).append(number)
     return [[inside[number] for number in sorted(group)] for group in groups.values()]
 
 

@@ -25,8 +25,9 @@ class Select:
     """The weights that a method works on; by default every projection of every block.
 
     Attributes:
-        roles: roles to take ("query", "ffn_in", "cross.key", "embedding", "head" …); null takes every projection of
-            the blocks and leaves embeddings, heads, norms and biases alone.
+        roles: roles to take ("query", "ffn_in", "cross.key", "embedding", "head" …), with the factors of a projection
+            that was factored; null takes every projection of the blocks and leaves embeddings, heads, norms and biases
+            alone.
         include: shell patterns of module names; only matching ones are taken.
         exclude: shell patterns of module names that are left out.
     """
@@ -45,7 +46,9 @@ class Select:
 
     def may_take(self, role: str) -> bool:
         """Whether some module of that role may be selected, whatever its name."""
-        return role in self.roles if self.roles is not None else role not in OUTSIDE_BLOCKS
+        if self.roles is None:
+            return role not in OUTSIDE_BLOCKS
+        return any(f"{role}.".startswith(f"{one}.") for one in self.roles)
 
     def takes_all(self, role: str) -> bool:
         """Whether every module of that role is selected."""

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.nn.utils import parametrize
 
 from compress_exp.config.checks import UserError
-from compress_exp.experiment.build import apply_stage, publish, run_stage, train_stage
+from compress_exp.experiment.build import apply_stage, convert, publish, run_stage, train_stage
 from compress_exp.formats.artifact import load
 from compress_exp.layers.int8 import Int8Linear
+from compress_exp.layers.low_rank import LowRank
+from compress_exp.layers.sharing import shared_blocks
 from compress_exp.layers.surgery import is_pruned, pruned_modules
-from compress_exp.models.families.base import blocks, family_of, is_conv1d
+from compress_exp.models.families.base import blocks, family_of, is_conv1d, is_linear
 from tests.experiments import planned
 from tests.forward import forward_logits
 from tests.variants import FAMILIES, LATE, MASKING, SHRINKING, chosen, fixed_batch, trained
@@ -116,6 +121,56 @@ def test_smaller_models_are_quantized_at_once(variant, family, data, dense, tmp_
     )
     assert packed and all(isinstance(module, Int8Linear) for module in packed)
     assert sum(module.weight.numel() for module in packed) < 0.85 * sum(m.weight.numel() for m in dense_ones)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("variant", ["factorize", "share"])
+def test_factors_and_what_layers_share_are_pruned_and_quantized_at_once(variant, family, data, dense, tmp_path):
+    plan = planned(family, data, f"method=[quant,prune,{variant}]", f"stages=[[quant,prune,{variant}]]")
+    base = dense(plan)
+    built = train_stage(plan, 0, base, base, tmp_path)
+    model = built.model.train()
+    batch = fixed_batch(model)
+    with parametrize.cached():
+        forward_logits(model, batch).square().mean().backward()
+    trained_ones = {name: p for name, p in model.named_parameters() if name.endswith("original")}
+    assert len(trained_ones) > 8
+    assert not [name for name, p in trained_ones.items() if p.grad is None or not bool((p.grad != 0).any())]
+    expected = forward_logits(model.eval(), batch).detach()
+    packed = published(replace(built, model=convert(plan.stages[0], built)), tmp_path)
+    assert torch.allclose(forward_logits(packed, batch), expected, atol=1e-4)  # in floats, as gradients are wanted
+    inside = [module for name, module in packed.named_modules() if family_of(family).stack_of(name) is not None]
+    layers = [module for module in inside if isinstance(module, Int8Linear)]
+    assert not [module for module in inside if is_linear(module)]
+    assert sum(int((m.weight == 0).sum()) for m in layers) >= 0.49 * sum(m.weight.numel() for m in layers)
+    assert any(isinstance(module, LowRank) for module in inside) == (variant == "factorize")
+    assert bool(shared_blocks(packed, family_of(family))) == (variant == "share")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "family"),
+    [
+        ("factorize", "prune/n_m", "gpt2"),
+        ("factorize", "prune/cofi", "bert"),  # fewer neurons than the rank of their factors
+        ("factorize", "prune/structured", "t5"),
+        ("factorize", "share", "bart"),
+        ("share", "factorize", "t5"),
+        ("share", "prune/sparsegpt", "bert"),
+        ("share", "distill", "gpt2"),
+        ("share", "prune/vocabulary", "t5"),
+    ],
+)
+def test_later_stages_take_factors_and_shared_layers(first, second, family, data, dense, store, tmp_path):
+    plan = planned(family, data, f"method=[{first},{second}]", *chosen(second)[1:])
+    base = dense(plan)
+    parent = store.get(plan.stage_recipe(0), lambda place, check: run_stage(plan, 0, base, base, place), first)
+    model = published(apply_stage(plan, 1, parent, base, tmp_path), tmp_path)
+    factored = any(isinstance(module, LowRank) for module in model.modules())
+    assert factored == ("factorize" in (first, second))
+    copies = second == "distill"  # of layers that had different sets of weights
+    assert bool(shared_blocks(model, family_of(family))) == ("share" in (first, second) and not copies)
+    sizes = [(place / "model.safetensors").stat().st_size for place in (tmp_path, parent)]
+    assert sizes[0] == sizes[1] if copies else sizes[0] < sizes[1]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

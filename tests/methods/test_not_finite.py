@@ -44,6 +44,7 @@ SAID = {
     ("quant/static",): r"method\.quant: the inputs that set the range",
     ("quant/int8",): r"method\.quant: the inputs that set the range",
     ("quant/weight_only",): r"quant/weight_only: what was built",
+    ("quant/gptq",): rf"quant/gptq: {ANY}: its inputs",
     ("quant/bf16",): r"quant/bf16: what was built",
     ("distill",): r"train: the loss is not finite at step 0, before anything was learned",
     ("finetune",): r"train: the loss is not finite at step 0, before anything was learned",

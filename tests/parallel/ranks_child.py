@@ -21,20 +21,20 @@ SETTINGS = [f"+model.architecture.{name}_pdrop=0.0" for name in ("resid", "embd"
 SETTINGS += ["model.architecture.n_head=4", "train.max_steps=1", "train.learning_rate=0"]
 
 
-def cut(variant: str, data: Path, baseline: Path, directory: Path) -> Any:
-    """What a variant makes of a language model in one step that moves nothing."""
-    directory = directory / variant
+def cut(method: str, data: Path, baseline: Path, directory: Path) -> Any:
+    """What a method makes of a language model in one step that moves nothing."""
+    directory = directory / method
     directory.mkdir(parents=True, exist_ok=True)
-    return train_stage(planned("gpt2", data, f"method=prune/{variant}", *SETTINGS), 0, baseline, baseline, directory)
+    return train_stage(planned("gpt2", data, f"method={method}", *SETTINGS), 0, baseline, baseline, directory)
 
 
-def main(port: str, data: str, baseline: str, directory: str, *variants: str) -> None:
+def main(port: str, data: str, baseline: str, directory: str, *methods: str) -> None:
     die_with_parent(os.getppid())
     store = TCPStore(LOCALHOST, int(port), 2, False, TIMEOUT, wait_for_workers=False)
     store.set("ready", "1")
     join(store, 1, 2)
-    for variant in variants:
-        cut(variant, Path(data), Path(baseline), Path(directory))
+    for method in methods:
+        cut(method, Path(data), Path(baseline), Path(directory))
     destroy_process_group()
 
 

@@ -16,7 +16,7 @@ from compress_exp.models.families.base import family_of
 from compress_exp.runtimes import onnxruntime
 from compress_exp.runtimes.base import Unserved
 from compress_exp.runtimes.onnxruntime import RUNTIME, OnnxRuntimePredictor
-from tests.runtimes.test_openvino import ARCHITECTURES, batches, build, to_int8
+from tests.runtimes.test_openvino import ARCHITECTURES, batches, build, factored, sharing, to_int8
 
 LINEARS = {"bert": 14, "roberta": 14, "albert": 15, "distilbert": 14, "electra": 15}  # ALBERT's one block runs twice
 
@@ -99,6 +99,42 @@ def test_int8_runs_in_integers_from_int8_on_disk(family: str, tmp_path: Path) ->
     assert sum(len(tensor.raw_data) for tensor in graph.initializer) <= sum(stored.values())
     tables = [t for t in graph.initializer if tuple(t.dims) == tuple(model.get_input_embeddings().weight.shape)]
     assert [t.data_type for t in tables] == [onnx.TensorProto.INT8]
+
+
+@pytest.mark.usefixtures("cpu")
+def test_factors_are_products_of_their_own_and_run_in_integers(tmp_path: Path) -> None:
+    model = factored("bert")
+    small = to_int8(model, batches(0))
+    RUNTIME.export(model, tmp_path / "dense")
+    dense = OnnxRuntimePredictor(tmp_path / "dense", model.config, 1)
+    assert dense.executed() == {"f32": 2 * 12 + 2}
+    assert_equal_outputs(model, dense)
+    RUNTIME.export(small, tmp_path / "int8")
+    predictor = OnnxRuntimePredictor(tmp_path / "int8", model.config, 1)
+    assert predictor.executed() == {"u8": 2 * 12 + 1, "f32": 1}
+    for batch in batches(0):
+        with torch.no_grad():
+            assert torch.cosine_similarity(predictor.outputs(batch)["logits"], small(**batch).logits).min() > 0.999
+
+
+@pytest.mark.usefixtures("cpu")
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_what_layers_share_is_written_once(family: str, tmp_path: Path) -> None:
+    model = sharing(family)
+    small = to_int8(model, batches(0))
+    sizes = {}
+    for name, one in (("dense", model), ("int8", small)):
+        RUNTIME.export(one, tmp_path / name)
+        predictor = OnnxRuntimePredictor(tmp_path / name, model.config, 1)
+        for batch in batches(0):
+            with torch.no_grad():
+                expected = one(**batch).logits
+            likeness = torch.cosine_similarity(predictor.outputs(batch)["logits"], expected).min()
+            assert likeness > (0.999 if name == "int8" else 0.999999)
+        graph = onnx.load(tmp_path / name / "model.onnx").graph
+        sizes[name] = sum(len(tensor.raw_data) for tensor in graph.initializer)
+    stored = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    assert sizes["dense"] <= stored and sizes["int8"] < 0.4 * stored
 
 
 @pytest.mark.usefixtures("cpu")

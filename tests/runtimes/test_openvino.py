@@ -9,12 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from compress_exp.config.train import TrainConfig
 from compress_exp.layers.heads import attentions
 from compress_exp.layers.int8 import OVERFLOW_SAFE_LIMIT, Int8Embedding, Int8Linear
 from compress_exp.layers.neurons import feed_forwards
+from compress_exp.methods.factorize.svd import SVD
+from compress_exp.methods.share.layers import LayerSharing
 from compress_exp.models.families.base import family_of
 from compress_exp.runtimes.base import INTEGER
 from compress_exp.runtimes.openvino import OpenVINOPredictor, compile_graph, executed, export_model, package
+from tests.moments import bare_context
 
 SIZES = {"vocab_size": 200, "max_position_embeddings": 80}
 WIDE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
@@ -84,6 +88,19 @@ def to_int8(model: nn.Module, samples: list[dict[str, Tensor]], limit: int = OVE
     return model.eval()
 
 
+def factored(family: str) -> nn.Module:
+    """The projections of its blocks as two factors each, with half the weights."""
+    budget = TrainConfig(epochs=1, learning_rate=1e-3, batch_size=4, max_steps=0)
+    method = SVD(name="factorize/svd", train=budget, share=0.5)
+    return method.prepare(build(family), bare_context(family)).eval()
+
+
+def sharing(family: str) -> nn.Module:
+    """Its two layers on one set of weights."""
+    budget = TrainConfig(epochs=1, learning_rate=1e-3, batch_size=4, max_steps=0)
+    return LayerSharing(name="share/layers", train=budget).prepare(build(family), bare_context(family)).eval()
+
+
 def run(compiled, batch: dict[str, Tensor]) -> Tensor:  # type: ignore[no-untyped-def]
     names = [port.get_any_name() for port in compiled.inputs]
     arrays = [batch.get(name, torch.zeros_like(batch["input_ids"])).numpy() for name in names]
@@ -150,6 +167,45 @@ def test_int8_runs_in_integers_on_the_same_grid(family: str, tmp_path: Path) -> 
         with torch.no_grad():
             expected = small(**batch).logits
         assert torch.cosine_similarity(run(compiled, batch), expected).min() > 0.999
+
+
+def test_factors_are_products_of_their_own_and_run_in_integers(tmp_path: Path) -> None:
+    model, samples = factored("bert"), batches(0)
+    small = to_int8(model, samples)
+    export_model(model, tmp_path / "dense")
+    export_model(small, tmp_path / "int8")
+    compiled = {name: compile_graph(tmp_path / name / "model.xml", "f32", 1) for name in ("dense", "int8")}
+    assert executed(compiled["dense"]) == {"f32": 2 * 12 + 2}
+    if platform.machine() == "x86_64":
+        layers = executed(compiled["int8"])
+        assert layers.pop("f32") == 1 and sum(layers.values()) == 2 * 12 + 1 and set(layers) <= set(INTEGER)
+    for batch in samples:
+        with torch.no_grad():
+            assert torch.allclose(run(compiled["dense"], batch), model(**batch).logits, atol=1e-4)
+            expected = small(**batch).logits
+        assert torch.cosine_similarity(run(compiled["int8"], batch), expected).min() > 0.999
+    export_model(build("bert"), tmp_path / "whole")
+    sizes = [(tmp_path / name / "model.bin").stat().st_size for name in ("int8", "dense", "whole")]
+    assert sizes == sorted(sizes) and sizes[1] < sizes[2]
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_what_layers_share_is_written_once(family: str, tmp_path: Path) -> None:
+    model, samples = sharing(family), batches(0)
+    small = to_int8(model, samples)
+    sizes = {}
+    for name, one in (("dense", model), ("int8", small)):
+        export_model(one, tmp_path / name)
+        compiled = compile_graph(tmp_path / name / "model.xml", "f32", 1)
+        for batch in samples:
+            with torch.no_grad():
+                expected = one(**batch).logits
+            assert torch.cosine_similarity(run(compiled, batch), expected).min() > (
+                0.999 if name == "int8" else 0.999999
+            )
+        sizes[name] = (tmp_path / name / "model.bin").stat().st_size
+    stored = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    assert sizes["dense"] <= stored and sizes["int8"] < 0.4 * stored
 
 
 def test_bfloat16_keeps_two_bytes_and_every_bit(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from compress_exp.methods.base import Facts, Method
 from compress_exp.methods.context import Context, Work
 from compress_exp.methods.parametrized import Gate, attach, bake, owned
 from compress_exp.methods.prune.common.amount import ToAmount, content, shapes_of
-from compress_exp.methods.prune.common.units import Unit, check_removable, chosen, how_many, in_order
+from compress_exp.methods.prune.common.units import Unit, check_removable, chosen, how_many, in_order, refuse_shared
 from compress_exp.methods.prune.l0 import OPEN, open_probability, sampled, stretched
 from compress_exp.methods.window import Window
 from compress_exp.models.families.base import Family, is_conv1d
@@ -144,6 +144,7 @@ class CofiPruning(ToAmount, Window, Method):
     def check(self, facts: Facts) -> Facts:
         """Layers may differ afterwards."""
         after = super().check(facts)
+        refuse_shared(facts)
         model = shapes_of(facts, self.amount, self.select)
         if model is not None:
             check_removable(self.amount, self._parts(model, facts.family), self.multiple, model)

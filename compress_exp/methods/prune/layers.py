@@ -72,6 +72,8 @@ class LayerPruning(Removal):
 
     keep: str = "every_other"
 
+    whole_layers: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("keep", self.keep, KEEP)
@@ -88,10 +90,11 @@ class LayerPruning(Removal):
                     "sparsity", f"{self.sparsity:g} is less than one layer ({told}); at least {least:.3g} is needed"
                 )
             return replace(after, layers=counts)
-        if any(stack.shared for stack in facts.family.stacks):
+        if facts.shared or any(stack.shared for stack in facts.family.stacks):
+            shared = "layers share their weights in" if facts.shared else "one block serves every layer of"
             raise FieldError(
                 "parameters" if self.megabytes is None else "megabytes",
-                "one block serves every layer of this model, so that no parameter goes with them; set sparsity instead",
+                f"{shared} this model, so that no parameter goes with them; set sparsity instead",
             )
         return after
 

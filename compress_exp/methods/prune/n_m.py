@@ -20,10 +20,11 @@ from compress_exp.layers.weights import original
 from compress_exp.methods.base import Facts
 from compress_exp.methods.calibration import Statistic
 from compress_exp.methods.context import Context
+from compress_exp.methods.hessian import Hessian
 from compress_exp.methods.prune.common.amount import Amount
 from compress_exp.methods.prune.common.calibrated import CalibratedPruning, rows
 from compress_exp.methods.prune.common.ranking import check_scores, smallest_of_rows
-from compress_exp.methods.prune.sparsegpt import Choice, Hessian, sparsify
+from compress_exp.methods.prune.sparsegpt import Choice, sparsify
 from compress_exp.methods.prune.wanda import SquaredNorms, wanda_scores
 from compress_exp.methods.select import Target
 

@@ -19,65 +19,12 @@ import torch
 from torch import Tensor
 
 from compress_exp.methods.calibration import Statistic
+from compress_exp.methods.hessian import BLOCK, Hessian, compensated, inverse_factor
 from compress_exp.methods.prune.common.calibrated import CalibratedPruning
 from compress_exp.methods.prune.common.ranking import check_scores, smallest
 from compress_exp.methods.select import Target
-from compress_exp.parallel.ranks import all_sum
 
-BLOCK = 128
-DAMPING = 0.01
 Choice = Callable[[Tensor, Tensor, int], Tensor]
-
-
-class Hessian:
-    """2·XᵀX/N over tokens.
-
-    Attributes:
-        products: Σ x xᵀ, float32 (inputs, inputs).
-        tokens: N.
-    """
-
-    def __init__(self, width: int, device: torch.device) -> None:
-        self.products = torch.zeros(width, width, device=device)
-        self.tokens = torch.zeros((), device=device)
-
-    def add(self, tokens: Tensor) -> None:
-        """Take in (tokens, inputs)."""
-        values = tokens.float()
-        self.products.addmm_(values.T, values)
-        self.tokens += len(values)
-
-    def matrix(self) -> Tensor:  # float32 (inputs, inputs)
-        """The Hessian over the rows of all ranks."""
-        return all_sum(self.products).mul(2 / all_sum(self.tokens).clamp(min=1))
-
-
-def damped(
-    hessian: Tensor,  # (n, n)
-    damping: float = DAMPING,
-) -> Tensor:  # (n, n)
-    """H + d·mean(diag H)·I, and 1 more on the diagonal of inputs that are always zero."""
-    matrix = hessian.clone()
-    diagonal = hessian.diagonal()
-    matrix.diagonal().add_(damping * diagonal.mean() + (diagonal == 0))
-    return matrix
-
-
-def inverse_factor(
-    hessian: Tensor,  # (n, n), positive semidefinite
-) -> Tensor:  # (n, n) upper triangular
-    """U with UᵀU = (H + d·mean(diag H)·I)⁻¹, d = 0.01, and ten times as much where that is not enough.
-
-    Raises:
-        ValueError: it holds numbers that are not finite.
-    """
-    for damping in (DAMPING, 10 * DAMPING, 100 * DAMPING):
-        # H = R·Rᵀ with R upper is the Cholesky factorization of H read backwards, and U = R⁻¹.
-        lower, failed = torch.linalg.cholesky_ex(damped(hessian, damping).flip(0, 1))
-        if not bool(failed):
-            identity = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
-            return torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
-    raise ValueError("its inputs hold numbers that are not finite; lower train.learning_rate of what came before")
 
 
 def sparsify(
@@ -101,25 +48,18 @@ def sparsify(
         The new weight, its mask, and what it costs: Σ e², which is tr(ΔW·H·ΔWᵀ) with the damped H.
     """
     factor = inverse_factor(hessian)
-    # Columns of W are rows from here on, so that they lie together in memory.
     columns = (weight * kept).T.to(factor.dtype, copy=True, memory_format=torch.contiguous_format)
     kept = (kept & (hessian.diagonal() != 0)).T.contiguous()
     mask = torch.empty_like(kept)
-    cost = torch.zeros((), dtype=factor.dtype, device=factor.device)
-    for start in range(0, len(columns), BLOCK):
-        end = min(start + BLOCK, len(columns))
-        block, inner = columns[start:end], factor[start:end, start:end]
-        errors = torch.empty_like(block)
-        for index in range(end - start):
-            if index % group == 0:
-                here = slice(start + index, min(start + index + group, end))
-                scores = (columns[here] / factor.diagonal()[here].unsqueeze(1)).square()
-                mask[here] = choose(scores, kept[here], here.stop)
-            errors[index] = block[index] * ~mask[start + index] / inner[index, index]
-            block[index:].addr_(inner[index, index:], errors[index], alpha=-1)
-            block[index].mul_(mask[start + index])
-        columns[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
-        cost += errors.square().sum()
+
+    def decide(index: int) -> Tensor:
+        if index % group == 0:
+            here = slice(index, min(index + group, len(columns)))
+            scores = (columns[here] / factor.diagonal()[here].unsqueeze(1)).square()
+            mask[here] = choose(scores, kept[here], here.stop)
+        return columns[index] * mask[index]
+
+    cost = compensated(columns, factor, decide)
     return columns.T.to(weight.dtype), mask.T, cost
 
 

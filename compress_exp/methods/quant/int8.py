@@ -105,7 +105,7 @@ class Int8(Window, Method):
     def convert(self, work: Work) -> PreTrainedModel:
         """Replace fake-quantized modules by packed ones; tied weights are packed once."""
         model = work.model
-        packed: dict[int, Int8Embedding | Int8Linear] = {}
+        packed: dict[int, tuple[nn.Module, Int8Embedding | Int8Linear]] = {}
         quantized = {id(module) for module in parametrized(model) if attached(module, FakeQuantWeight)}
         names = [
             (name, module) for name, module in model.named_modules(remove_duplicate=False) if id(module) in quantized
@@ -114,8 +114,10 @@ class Int8(Window, Method):
         for name, module in names:
             if id(module) not in made:
                 new = _pack(module)
-                first = packed.setdefault(id(original(module)), new)
+                before, first = packed.setdefault(id(original(module)), (module, new))
                 new.weight, new.weight_scale = first.weight, first.weight_scale
+                if isinstance(first, Int8Linear) and module.bias is before.bias:
+                    new.bias = first.bias
                 made[id(module)] = new
             replace_module(model, name, made[id(module)])
         return model

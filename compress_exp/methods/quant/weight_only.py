@@ -145,15 +145,21 @@ class WeightOnly(Method):
         """Replace the chosen modules by packed ones; tied weights are packed once."""
         model = work.model
         chosen = {id(module) for module in parametrized(model) if attached(module, FakeQuantGroups)}
-        packed: dict[int, Grouped] = {}
+        packed: dict[int, tuple[nn.Module, Grouped]] = {}
         made: dict[int, Grouped] = {}
         for name, module in list(model.named_modules(remove_duplicate=False)):
             if id(module) not in chosen:
                 continue
             if id(module) not in made:
                 made[id(module)] = new = self._pack(module)
-                first = packed.setdefault(id(original(module)), new)
+                before, first = packed.setdefault(id(original(module)), (module, new))
                 new.codes, new.scales, new.zeros = first.codes, first.scales, first.zeros
+                if (
+                    isinstance(new, WeightOnlyLinear)
+                    and isinstance(first, WeightOnlyLinear)
+                    and module.bias is before.bias
+                ):
+                    new.bias = first.bias
             replace_module(model, name, made[id(module)])
         return model
 

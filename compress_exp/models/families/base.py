@@ -185,11 +185,17 @@ class Family:
         return next((match[0] for match in found if match), None)
 
     def role(self, name: str, module: nn.Module) -> str | None:
-        """The role of a module: a projection's role, "embedding", "position_embedding", "head", or None."""
+        """The role of a module: "embedding", "position_embedding", "head", a projection's role, or None.
+
+        A linear layer inside a projection, such as a factor of it, has its role with the layer's name: "query.first".
+        """
         if stack := self.stack_of(name):
             inner = re.split(rf"(?:^|\.){stack.blocks}\.\d+\.", name, maxsplit=1)[1]
             if inner in self.roles:
                 return self.roles[inner]
+            outer, _, part = inner.rpartition(".")
+            if outer in self.roles and is_linear(module):
+                return f"{self.roles[outer]}.{part}"
             return "relative_bias" if isinstance(module, nn.Embedding) else None
         if isinstance(module, nn.Embedding):
             return "embedding" if name.endswith(self.embeddings) else "position_embedding"

@@ -11,13 +11,14 @@ from compress_exp.experiment.build import apply_stage
 from compress_exp.experiment.plan import plan
 from compress_exp.layers.weights import original
 from compress_exp.methods.calibration import Statistic
+from compress_exp.methods.hessian import Hessian
 from compress_exp.methods.parametrized import owned
 from compress_exp.methods.prune.group_lasso import GroupLassoPruning
 from compress_exp.methods.prune.l0 import HardConcrete, L0Pruning
 from compress_exp.methods.prune.l1 import L1Pruning, Proximal
 from compress_exp.methods.prune.movement import MovementGate
 from compress_exp.methods.prune.soft_movement import SoftMovementPruning
-from compress_exp.methods.prune.sparsegpt import Hessian, SparseGPTPruning
+from compress_exp.methods.prune.sparsegpt import SparseGPTPruning
 from compress_exp.methods.prune.wanda import SquaredNorms, WandaPruning
 from compress_exp.methods.select import Select, targets
 from tests.experiments import configure, planned

@@ -8,18 +8,12 @@ import pytest
 import torch
 
 from compress_exp.layers.weights import original
+from compress_exp.methods.hessian import Hessian, damped, inverse_factor
 from compress_exp.methods.parametrized import Mask, attached, bake, lock, mark_masked
 from compress_exp.methods.prune.common.ranking import ranked_masks
 from compress_exp.methods.prune.magnitude import MagnitudePruning
 from compress_exp.methods.prune.n_m import n_of_columns
-from compress_exp.methods.prune.sparsegpt import (
-    Hessian,
-    SparseGPTPruning,
-    damped,
-    inverse_factor,
-    smallest_share,
-    sparsify,
-)
+from compress_exp.methods.prune.sparsegpt import SparseGPTPruning, smallest_share, sparsify
 from compress_exp.methods.prune.wanda import wanda_scores
 from compress_exp.methods.select import Select, targets
 from tests.conftest import ARCHITECTURES

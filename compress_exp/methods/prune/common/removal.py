@@ -22,7 +22,7 @@ from compress_exp.methods.context import Context
 from compress_exp.methods.parametrized import bake
 from compress_exp.methods.prepared import Prepared
 from compress_exp.methods.prune.common.amount import ToAmount, content, shapes_of
-from compress_exp.methods.prune.common.units import Unit, entries_of, how_many, left, survivors
+from compress_exp.methods.prune.common.units import Unit, entries_of, how_many, left, refuse_shared, survivors
 from compress_exp.models.families.base import Family
 
 if TYPE_CHECKING:
@@ -37,11 +37,13 @@ class Removal(ToAmount, Method, ABC):
 
     Attributes:
         calibration: batches of 32 training rows that tell importances.
+        whole_layers: nothing within a layer goes.
     """
 
     calibration: int = 16
 
     replaces_model: ClassVar[bool] = True
+    whole_layers: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,6 +53,8 @@ class Removal(ToAmount, Method, ABC):
     def check(self, facts: Facts) -> Facts:
         """Anything that is not packed can lose heads and neurons; how many it has is not known afterwards."""
         after = super().check(facts)
+        if not self.whole_layers:
+            refuse_shared(facts)
         most = self.most(facts)
         if self.sparsity is not None and most is not None and self.sparsity > most + 1e-9:
             raise FieldError("sparsity", f"{self.sparsity:g} would empty a layer; at most {most:.4g} can go")

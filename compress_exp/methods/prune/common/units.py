@@ -13,6 +13,7 @@ from torch import Tensor
 
 from compress_exp.config.checks import FieldError
 from compress_exp.layers.slices import Slice
+from compress_exp.methods.base import Facts
 from compress_exp.methods.prune.common.amount import Amount, content, told
 from compress_exp.methods.prune.common.ranking import NoOrder, check_scores
 from compress_exp.methods.select import Select
@@ -111,6 +112,17 @@ def how_many(amount: Amount, units: Sequence[Unit], entries: float, parameters: 
             f"from {told(name, float(left.min()))} to {told(name, float(left.max()))} can",
         )
     return count
+
+
+def refuse_shared(facts: Facts) -> None:
+    """Refuse layers that share their weights: each would lose heads and neurons of its own.
+
+    Raises:
+        FieldError: naming what lets them share.
+    """
+    if facts.shared:
+        told = "heads and neurons cannot go from layers that share their weights"
+        raise FieldError("", f"{told}; put {facts.shared} after it")
 
 
 def check_removable(amount: Amount, parts: Sequence[Slice], multiple: int, model: PreTrainedModel) -> None:
