@@ -17,7 +17,7 @@ from compress_exp.config.checks import UserError
 from compress_exp.experiment.build import produce
 from compress_exp.experiment.plan import Plan, disk_bytes, identity, plan
 from compress_exp.experiment.record import assemble, measure_run
-from compress_exp.outputs.files import replace_directory, write_json
+from compress_exp.outputs.files import digest, replace_directory, write_json
 from compress_exp.outputs.history import curves
 from compress_exp.outputs.lease import Lease, LeaseLost, leased
 from compress_exp.outputs.manifest import Identity
@@ -101,7 +101,8 @@ def _work(
         (directory / STATUS).unlink(missing_ok=True)
         return record
     fresh = config.since or psutil.Process().create_time()
-    with reported(directory, planned.run_id, planned.chain, lease) as progress:
+    needed = [*planned.chain, *(digest(recipe) for recipe in planned.answers if recipe is not None)]
+    with reported(directory, planned.run_id, needed, lease) as progress:
         until = len(planned.stages) if asked.until is None else asked.until
         newer_than = fresh if asked.force in ("run", "all") else 0.0
         paths = produce(planned, store, progress, until, newer_than, asked.force == "all")
@@ -134,10 +135,13 @@ def _track(planned: Plan, config: DictConfig, record: dict[str, Any], paths: lis
 
 def show_plan(planned: Plan, store: Store, directory: Path) -> None:
     """Say what would be built, what is there, and the disk it takes."""
-    missing = 0
-    for label, key in zip(["baseline", *(stage.label for stage in planned.stages)], planned.chain, strict=True):
+    missing, labels = 0, ["baseline", *(stage.label for stage in planned.stages)]
+    for label, key, answers in zip(labels, planned.chain, [None, *planned.answers], strict=True):
         there = store.find(key)
         missing += there is None
+        if answers is not None:
+            kept = store.find(digest(answers))
+            log.info("%-24s %s %s", "answers", "is there:   " if kept else "to be built:", store.path(answers))
         log.info("%-24s %s %s", label, "is there:   " if there else "to be built:", store.root / key)
     done = read_record(directory) is not None
     log.info("%-24s %s %s", "record", "is there:   " if done else "to be made: ", directory / "record.json")

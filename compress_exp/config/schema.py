@@ -28,7 +28,8 @@ class Root:
     hardware: Any = None
     tracking: Any = None
     seed: int = 0
-    teacher: str = "baseline"
+    teacher: Any = "baseline"
+    teacher_cache: Any = None
     outputs: str = "outputs"
     plugins: Any = None
     plan: bool = False

@@ -18,8 +18,9 @@ from compress_exp.config.train import TrainConfig
 from compress_exp.experiment.plan import Plan
 from compress_exp.experiment.prepare import prepare, told_at
 from compress_exp.experiment.record import sources
+from compress_exp.experiment.rows import read_rows
 from compress_exp.experiment.stages import Stage
-from compress_exp.experiment.teacher import load_teacher
+from compress_exp.experiment.teacher import keep_answers, load_teacher
 from compress_exp.losses.task import TaskLoss
 from compress_exp.methods.context import Context, Work
 from compress_exp.models.families.base import family_of
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from compress_exp.training.module import CompressionModule
+    from compress_exp.training.teacher import Teacher
 
 log = logging.getLogger("compress_exp")
 
@@ -73,20 +75,34 @@ def train_baseline(plan: Plan, directory: Path, beat: Beat = unheard) -> Built:
 
 
 def run_stage(
-    plan: Plan, index: int, parent: Path, baseline: Path, directory: Path, beat: Beat = unheard
+    plan: Plan,
+    index: int,
+    parent: Path,
+    baseline: Path,
+    directory: Path,
+    beat: Beat = unheard,
+    answers: Path | None = None,
 ) -> dict[str, Any]:
     """Apply the methods of one stage to the parent's model, into `directory`."""
-    return publish(apply_stage(plan, index, parent, baseline, directory, beat), directory)
+    return publish(apply_stage(plan, index, parent, baseline, directory, beat, answers), directory)
 
 
-def apply_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory: Path, beat: Beat = unheard) -> Built:
+def apply_stage(
+    plan: Plan,
+    index: int,
+    parent: Path,
+    baseline: Path,
+    directory: Path,
+    beat: Beat = unheard,
+    answers: Path | None = None,
+) -> Built:
     """Prepare, train if anything trains, convert; nothing is parametrized any more when it comes back."""
     from compress_exp.parallel.team import team
 
     stage = plan.stages[index]
     devices = stage.train.devices if stage.trains else 1
-    with team(devices, lambda: _rank_job(plan, index, directory, parent, baseline)):
-        built = train_stage(plan, index, parent, baseline, directory, beat)
+    with team(devices, lambda: _rank_job(plan, index, directory, parent, baseline, answers)):
+        built = train_stage(plan, index, parent, baseline, directory, beat, answers)
     model = convert(stage, built)
     check_weights(model, stage.label)
     return replace(built, model=model)
@@ -108,25 +124,26 @@ def convert(stage: Stage, built: Built) -> PreTrainedModel:
     return rounded(model) if built.context.dtype == torch.bfloat16 else model
 
 
-def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory: Path, beat: Beat = unheard) -> Built:
-    """What every rank does for a stage: prepare, and train if anything trains."""
+def train_stage(
+    plan: Plan,
+    index: int,
+    parent: Path,
+    baseline: Path,
+    directory: Path,
+    beat: Beat = unheard,
+    answers: Path | None = None,
+) -> Built:
+    """What every rank does for a stage: prepare, and train if anything trains, with the teacher or its kept answers."""
     import torch
-    from transformers import AutoConfig, AutoTokenizer
 
     from compress_exp.formats.artifact import load
+    from compress_exp.training.answers import KeptAnswers
     from compress_exp.training.module import CompressionModule
     from compress_exp.training.recovery import recover
 
     stage = plan.stages[index]
     use_threads(stage.train)
-    before: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(parent)
-    tokenizer, config = before, AutoConfig.from_pretrained(parent)
-    features = plan.task.features("train", before, config)
-    for key, method in zip(stage.keys, stage.methods, strict=True):
-        with told_at(f"method.{key}"):
-            tokenizer = method.retokenize(tokenizer, features)
-    if tokenizer is not before:
-        features = plan.task.features("train", tokenizer, config)
+    before, tokenizer, config, features = read_rows(plan, stage, parent)
     steps = steps_of(stage.train, len(features)) if stage.trains else 0
     context = make_context(plan, config.model_type, tokenizer, before, features, steps, baseline)
     (directory / STATE).mkdir(exist_ok=True)
@@ -146,7 +163,12 @@ def train_stage(plan: Plan, index: int, parent: Path, baseline: Path, directory:
                     method.step(work)
                     method.finish(work)
         return Built(model, context, [], 0, 0.0)
-    teacher = load_teacher(plan, baseline, model, tokenizer) if stage.uses_teacher else None
+    assert (answers is None) == (plan.answers[index] is None), "kept answers are read where the recipe says so"
+    teacher: Teacher | None = None
+    if answers is not None:
+        teacher = KeptAnswers(answers, features)
+    elif stage.uses_teacher:
+        teacher = load_teacher(plan, stage, baseline, model.config, tokenizer)
     recover(stage.recovery, model, context)
     decay = stage.recovery.layer_decay
     module = CompressionModule(model, context, stage.losses, stage.methods, stage.train, teacher, decay)
@@ -166,7 +188,6 @@ def make_context(
     import torch
 
     from compress_exp.formats.artifact import load
-    from compress_exp.parallel.ranks import own_rows
     from compress_exp.training.data import calibration_batches
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -176,7 +197,7 @@ def make_context(
 
     def calibration(count: int) -> list[dict[str, torch.Tensor]]:
         batches = calibration_batches(features, lambda rows: plan.task.collate(rows, tokenizer), plan.seed, count)
-        return [{name: tensor.to(device) for name, tensor in own_rows(batch).items()} for batch in batches]
+        return [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
 
     return Context(
         family=family_of(model_type),
@@ -193,11 +214,17 @@ def make_context(
 
 
 def _rank_job(
-    plan: Plan, stage: int | None, directory: Path, parent: Path | None = None, baseline: Path | None = None
+    plan: Plan,
+    stage: int | None,
+    directory: Path,
+    parent: Path | None = None,
+    baseline: Path | None = None,
+    answers: Path | None = None,
 ) -> dict[str, Any]:
     """What a further process of a training is told (see `compress_exp.experiment.rank`)."""
     places = {"directory": str(directory), "parent_artifact": str(parent), "baseline": str(baseline)}
-    return {"config": plain(plan.config), "stage": stage, **places}
+    kept = None if answers is None else str(answers)
+    return {"config": plain(plan.config), "stage": stage, "answers": kept, **places}
 
 
 def use_threads(budget: TrainConfig) -> None:
@@ -225,14 +252,13 @@ def train(module: CompressionModule, features: list[dict[str, Any]], directory: 
     Raises:
         UserError: the loss, scores or observed ranges are not finite.
     """
-    from compress_exp.parallel.ranks import own_rows
     from compress_exp.training.data import Batches
     from compress_exp.training.trainer import fit
 
     budget, context = module.budget, module.context
     batches = Batches(
         features,
-        lambda rows: own_rows(context.task.collate(rows, context.tokenizer)),
+        lambda rows: context.task.collate(rows, context.tokenizer),
         budget.batch_size,
         context.seed,
         budget.buckets,
@@ -292,7 +318,7 @@ def produce(
     labels = dict(zip(plan.chain[1:], (stage.label for stage in plan.stages), strict=True))
     names = Names(plan.model.name, plan.task.name, labels, sources(plan))
 
-    def get(recipe: dict[str, Any], label: str, since: float, build: Callable[[Path, Beat], dict[str, Any]]) -> None:
+    def get(recipe: dict[str, Any], label: str, since: float, build: Callable[[Path, Beat], dict[str, Any]]) -> Path:
         def make(directory: Path, check: Callable[[], None]) -> dict[str, Any]:
             started = time.monotonic()
             facts = build(directory, progress.beat(check))
@@ -301,16 +327,28 @@ def produce(
             return facts | {"seconds": seconds}
 
         progress.stage(label)
-        paths.append(store.get(recipe, make, label, since))
-        publish_card(store.root, paths[-1].name, names)
+        return store.get(recipe, make, label, since)
+
+    def add(path: Path) -> None:
+        paths.append(path)
+        publish_card(store.root, path.name, names)
 
     since = newer_than if baseline_too else 0.0
-    get(plan.baseline_recipe, "baseline", since, lambda directory, beat: build_baseline(plan, directory, beat))
+    add(get(plan.baseline_recipe, "baseline", since, lambda directory, beat: build_baseline(plan, directory, beat)))
     for index, stage in enumerate(plan.stages[:until]):
         parent = paths[-1]
 
-        def build(directory: Path, beat: Beat, index: int = index, parent: Path = parent) -> dict[str, Any]:
-            return run_stage(plan, index, parent, paths[0], directory, beat)
+        def ask(directory: Path, beat: Beat, index: int = index, parent: Path = parent) -> dict[str, Any]:
+            use_threads(plan.stages[index].train)
+            return keep_answers(plan, index, parent, paths[0], directory, beat)
 
-        get(plan.stage_recipe(index), stage.label, newer_than, build)
+        def build(
+            directory: Path, beat: Beat, index: int = index, parent: Path = parent, label: str = stage.label
+        ) -> dict[str, Any]:
+            recipe = plan.answers[index]
+            answers = None if recipe is None else get(recipe, f"answers for {label}", since, ask)
+            progress.stage(label)
+            return run_stage(plan, index, parent, paths[0], directory, beat, answers)
+
+        add(get(plan.stage_recipe(index), stage.label, newer_than, build))
     return paths

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
@@ -14,12 +13,14 @@ from compress_exp.config.checks import FieldError, UserError, check_choice, chec
 from compress_exp.config.plugins import use
 from compress_exp.config.recovery import Recovery
 from compress_exp.config.train import TrainConfig
+from compress_exp.experiment.answers import TeacherCache
+from compress_exp.experiment.facts import initial_facts
 from compress_exp.experiment.stages import Stage, arrange
+from compress_exp.experiment.teaching import BASELINE, check_models, known_teacher, teacher_names
 from compress_exp.losses.base import Loss
 from compress_exp.methods.base import Facts, Method
-from compress_exp.models.checkpoint import check_weights, read_json
-from compress_exp.models.families.base import Family, block_sizes, input_widths, layer_counts
-from compress_exp.models.loading import Model, read_config
+from compress_exp.models.families.base import Family
+from compress_exp.models.loading import Model
 from compress_exp.outputs.files import digest
 from compress_exp.outputs.manifest import Identity
 from compress_exp.outputs.objectives import parse as parse_objectives
@@ -34,7 +35,10 @@ RECIPE = 2
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked experiment: everything built from the configuration but nothing trained."""
+    """A checked experiment: everything built from the configuration but nothing trained.
+
+    Teachers are names, "baseline" or directories; `kept` says of each stage whether it reads their kept answers.
+    """
 
     model: Model
     task: Task
@@ -44,7 +48,9 @@ class Plan:
     tracking: Tracking
     facts: Facts
     seed: int
-    teacher: str
+    teachers: tuple[str, ...]
+    cache: TeacherCache
+    kept: tuple[bool, ...]
     config: DictConfig
 
     @cached_property
@@ -58,14 +64,14 @@ class Plan:
         """The baseline's recipe and those of the stages, in order."""
         recipes = [self.baseline_recipe]
         for stage in self.stages:
-            recipes.append(self._stage_recipe(stage, digest(recipes[-1])))
+            recipes.append(self._stage_recipe(stage, digest(recipes[-1]), self.answers[len(recipes) - 1]))
         return recipes
 
     def stage_recipe(self, index: int) -> dict[str, Any]:
         """What decides the artifact of a stage, its parent by key."""
         return self.recipes[index + 1]
 
-    def _stage_recipe(self, stage: Stage, parent: str) -> dict[str, Any]:
+    def _stage_recipe(self, stage: Stage, parent: str, answers: dict[str, Any] | None) -> dict[str, Any]:
         """What decides a stage's result; what takes no part in it is left out."""
         recipe: dict[str, Any] = {
             "recipe": RECIPE,
@@ -80,10 +86,49 @@ class Plan:
         if stage.trains and not stage.recovery.whole:
             recipe["recovery"] = stage.recovery.identity()
         if stage.uses_teacher:
-            given = self.teacher != "baseline"
-            of = Model(name="", path=self.teacher).identity()["content"] if given else self.baseline_key
-            recipe["teacher"] = {"of": of}
+            of = [content for content, _ in self.taught_by]
+            recipe["teacher"] = {"of": of if len(of) > 1 else of[0]}
+            if answers is not None:
+                recipe["teacher"] |= {"answers": digest(answers)} | self._top_k
         return recipe
+
+    @cached_property
+    def answers(self) -> list[dict[str, Any] | None]:
+        """What decides the kept answers that each stage reads; None for a stage that reads none.
+
+        The student's tokenizer and length decide its features: they come with the model, and from what cuts or replaces
+        it on the way.
+        """
+        recipes: list[dict[str, Any] | None] = []
+        readers: list[dict[str, Any]] = []
+        for stage, kept in zip(self.stages, self.kept, strict=True):
+            cut = [method.identity() for method in stage.methods if type(method).retokenize is not Method.retokenize]
+            recipe: dict[str, Any] | None = None
+            if kept:
+                recipe = {"recipe": RECIPE, "kind": "answers", "of": [of for of, _ in self.taught_by]}
+                recipe |= {"needs": ["logits"], "task": self.task.identity(), "model": self.model.identity()}
+                recipe |= {"readers": [*readers, *cut]} | self._top_k
+            recipes.append(recipe)
+            readers += [method.identity() for method in stage.methods if method.replaces_model]
+        return recipes
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """Entries of the dense model's vocabulary."""
+        return initial_facts(self.model, self.task).vocabulary or self.model.vocabulary
+
+    @property
+    def _top_k(self) -> dict[str, Any]:
+        return {} if self.cache.top_k is None else {"top_k": self.cache.top_k}
+
+    @cached_property
+    def taught_by(self) -> list[tuple[str, str]]:
+        """Content and name of every teacher, in an order that is the same however they were written."""
+
+        def content(name: str) -> str:
+            return self.baseline_key if name == BASELINE else Model(name="", path=name).identity()["content"]
+
+        return sorted((content(name), name) for name in self.teachers)
 
     @cached_property
     def chain(self) -> list[str]:
@@ -168,9 +213,8 @@ def plan(config: DictConfig) -> Plan:
         model.check_head(task, "model.finetuned")
     task.check()
     hardware.check()
-    facts = teacher = initial_facts(model, task)
-    if config.teacher != "baseline":
-        teacher = check_teacher(Path(config.teacher), model, task)
+    facts = initial = initial_facts(model, task)
+    teachers = [known_teacher(name, facts, model, task) for name in teacher_names(plain(config.teacher))]
     check_kind(task, facts.family)
     stages = arrange(methods, plain(config.stages), train, losses, recovery)
     for stage in stages:
@@ -180,8 +224,11 @@ def plan(config: DictConfig) -> Plan:
             except FieldError as error:
                 raise error.at(f"method.{key}") from error
         if stage.trains:
-            check_models(stage, facts, teacher)
-    return Plan(model, task, train, stages, hardware, tracking, facts, config.seed, config.teacher, config)
+            check_models(stage, facts, *teachers)
+    names = tuple(teacher.name for teacher in teachers)
+    cache = cache_of(config)
+    kept = tuple(cache.keeps(stage, task, initial.vocabulary or model.vocabulary) for stage in stages)
+    return Plan(model, task, train, stages, hardware, tracking, facts, config.seed, names, cache, kept, config)
 
 
 def identity(planned: Plan, config: DictConfig) -> Identity:
@@ -207,6 +254,8 @@ def check_root_values(config: DictConfig) -> None:
     """
     check_number("seed", config.seed, 0, 10**9)
     check_number("lease_seconds", config.lease_seconds, 1, 3600)
+    teacher_names(plain(config.teacher))
+    cache_of(config)
     if config.until is not None and config.until != "baseline":
         if not isinstance(config.until, int):
             raise FieldError("until", f"{config.until!r} is not allowed; null, baseline or the number of a stage is")
@@ -222,33 +271,6 @@ def check_root_values(config: DictConfig) -> None:
         check_choice("force", config.force, ("measure", "run", "all"))
 
 
-def check_teacher(directory: Path, model: Model, task: Task) -> Facts:
-    """Require a readable model of the same kind, with the head of the task; what is known of it."""
-    from compress_exp.formats import artifact
-
-    check_weights(directory, "teacher")
-    teacher = Model(name="teacher", path=str(directory))
-    kind = teacher.family("teacher").kind
-    if kind != model.family().kind:
-        raise UserError(f"teacher: {str(directory)!r} is of kind {kind}, the model is of kind {model.family().kind}")
-    teacher.check_head(task, "teacher")
-    artifact.check(directory)
-    facts = initial_facts(teacher, task)
-    slim = "quantization_config" in read_json(directory / "config.json", "teacher")
-    return replace(facts, heads=None, neurons=None, widths={}) if slim else facts
-
-
-def initial_facts(model: Model, task: Task) -> Facts:
-    """What the configuration of the model says before anything is loaded."""
-    family = model.family()
-    config = read_config(model)
-    vocabulary = None if model.directory is None else int(config.vocab_size)
-    layers, (heads, neurons) = layer_counts(config, family), block_sizes(config, family)
-    skeleton = None if model.directory is None else lambda: model.skeleton(task)
-    widths, queries = input_widths(config, family), family.heads.queries(config)
-    return Facts(family, layers, vocabulary, heads, neurons, widths=widths, queries=queries, skeleton=skeleton)
-
-
 def check_losses(losses: Any, key: str) -> dict[str, Loss]:
     """Require losses by name."""
     if not losses or not isinstance(losses, dict):
@@ -259,19 +281,20 @@ def check_losses(losses: Any, key: str) -> dict[str, Loss]:
     return losses
 
 
-def check_models(stage: Stage, facts: Facts, teacher: Facts) -> None:
-    """Refuse losses that cannot compare the model in training, of these facts, with the teacher.
+def cache_of(config: DictConfig) -> TeacherCache:
+    """The settings of kept answers.
 
     Raises:
-        UserError: one sentence.
+        FieldError: naming the key.
     """
-    own = zip(stage.keys, stage.methods, strict=True)
-    place = next((f"method.{key}.loss" for key, method in own if method.loss is not None), "loss")
-    for name, loss in stage.losses.items():
-        try:
-            loss.check(facts, teacher)
-        except FieldError as error:
-            raise error.at(f"{place}.{name}") from error
+    given = plain(config.teacher_cache)
+    names = [item.name for item in fields(TeacherCache)]
+    if not isinstance(given, dict) or set(given) != set(names):
+        raise FieldError("teacher_cache", f"exactly these keys are needed: {', '.join(names)}")
+    try:
+        return TeacherCache(**given)
+    except FieldError as error:
+        raise FieldError(f"teacher_cache.{error.name}", error.message) from error
 
 
 def check_kind(task: Task, family: Family) -> None:
@@ -284,5 +307,7 @@ def check_kind(task: Task, family: Family) -> None:
 
 
 def disk_bytes(plan: Plan, missing: int) -> int:
-    """Bytes that building may take: weights of each, two exports, a checkpoint with Adam, what was decided before."""
-    return 4 * plan.model.parameters() * (missing + 2 + (4 if missing else 0))
+    """Bytes that building may take: weights of each, two exports, a checkpoint with Adam, decisions, kept answers."""
+    kept = {digest(recipe) for recipe in plan.answers if recipe is not None} if missing else set()
+    answers = len(kept) * plan.cache.size(plan.task, plan.vocabulary) if kept else 0
+    return 4 * plan.model.parameters() * (missing + 2 + (4 if missing else 0)) + answers

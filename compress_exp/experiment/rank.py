@@ -21,7 +21,8 @@ def work(job: dict[str, Any]) -> None:
 
     Args:
         job: `config` (resolved), `stage` (its index; null for the baseline), `parent_artifact`, `baseline`,
-            `directory`, and the team's own `rank`, `devices`, `port` and `leader` (a process id).
+            `directory`, `answers` (null where the teacher runs), and the team's own `rank`, `devices`, `port` and
+            `leader` (a process id).
     """
     from omegaconf import OmegaConf
     from torch.distributed import TCPStore, destroy_process_group  # type: ignore[attr-defined]
@@ -40,7 +41,9 @@ def work(job: dict[str, Any]) -> None:
         if job["stage"] is None:
             train_baseline(planned, directory)
         else:
-            train_stage(planned, job["stage"], Path(job["parent_artifact"]), Path(job["baseline"]), directory)
+            parent, baseline = Path(job["parent_artifact"]), Path(job["baseline"])
+            answers = None if job["answers"] is None else Path(job["answers"])
+            train_stage(planned, job["stage"], parent, baseline, directory, answers=answers)
         store.wait(["done"], timedelta(days=1))
         destroy_process_group()
     except Exception as error:

@@ -49,6 +49,17 @@ class Stage:
         """Whether training it asks the teacher."""
         return self.trains and any(loss.uses_teacher for loss in self.losses.values())
 
+    @property
+    def changes_batches(self) -> bool:
+        """Whether a member makes other rows of those it is given while it trains."""
+        return any(type(method).batch is not Method.batch for method in self.methods)
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """What its losses need of the teacher beside logits."""
+        needs = [loss.needs for loss in self.losses.values() if loss.uses_teacher]
+        return frozenset().union(*needs) - {"logits"}
+
 
 def arrange(
     methods: Mapping[str, Method],

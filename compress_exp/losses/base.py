@@ -95,7 +95,10 @@ class Loss(ABC):
 
     @abstractmethod
     def criterion(self, student: PreTrainedModel, teacher: PreTrainedModel | None) -> Criterion:
-        """The loss for two models; what it draws at random was seeded before."""
+        """The loss for two models; what it draws at random was seeded before.
+
+        The teacher is None where none is asked, and where only its logits are there: several teachers, kept answers.
+        """
 
     def identity(self) -> dict[str, Any]:
         """What decides its value, for the key of the artifact."""

@@ -21,7 +21,7 @@ class Criteria(nn.Module):
     Args:
         losses: by the names that they have in the configuration.
         student: the model in training.
-        teacher: None where no loss asks one.
+        teacher: None where no loss asks one, or where no single model answers.
         seed: of what criteria draw, each from a stream of its own.
     """
 

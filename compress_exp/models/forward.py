@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 LOGITS = "logits"
 """What the names of a head's outputs end with; everything else that is asked for is captured on the way to it."""
 LABELS = "labels"
-"""What the names of a batch's labels begin with; a model is shown everything else."""
+"""What the names of a batch's labels begin with; no model is shown them."""
+FEATURES = "features"
+"""A batch's entry with the numbers of its features, int64 (rows,); no model is shown it."""
 IGNORED = -100
 
 
@@ -25,7 +27,8 @@ def forward_outputs(model: PreTrainedModel, batch: dict[str, Tensor], needs: Col
 
     Args:
         model: an encoder with a head, a decoder or an encoder-decoder.
-        batch: `input_ids`, `attention_mask` (batch, length), labels, and what else the tokenizer gives.
+        batch: `input_ids`, `attention_mask` (batch, length), labels, and what else the tokenizer gives; the numbers of
+            its features are passed over.
         needs: names of outputs of the model, such as "logits" or "start_logits", and of the family's `captures`; none
             to run it only.
 
@@ -35,7 +38,9 @@ def forward_outputs(model: PreTrainedModel, batch: dict[str, Tensor], needs: Col
         output of the embeddings and of every layer, (batch, length, width). What attention computes is told in
         `capture`. Where anything but outputs is asked for, "valid": by stack which tokens count, bool (batch, length).
     """
-    inputs: dict[str, Any] = {name: tensor for name, tensor in batch.items() if not name.startswith(LABELS)}
+    inputs: dict[str, Any] = {
+        name: tensor for name, tensor in batch.items() if not name.startswith(LABELS) and name != FEATURES
+    }
     if model.config.is_encoder_decoder:
         shift: Callable[[Tensor], Tensor] = model.prepare_decoder_input_ids_from_labels  # type: ignore[assignment]
         inputs["decoder_input_ids"] = shift(batch["labels"])

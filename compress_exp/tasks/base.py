@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 VALIDATION_SHARE = 0.1
+FRAME = 4  # special tokens of a text at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ class Task(ABC):
         holdout: the seeded share of the training rows that is never trained on, kept for choices to look at.
         evaluate_on: "validation", "test" or "holdout"; null evaluates the holdout where there is one, else validation.
         seed: decides which rows such a share holds.
+        by_row: each row is one feature with one answer, so that a teacher may read it with a tokenizer of its own.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Task(ABC):
     other_roles: ClassVar[tuple[str, ...]] = ()
     optional_roles: ClassVar[tuple[str, ...]] = ()
     running_text: ClassVar[bool] = False
+    by_row: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_number("max_length", self.max_length, 2)
@@ -205,6 +208,10 @@ class Task(ABC):
         lengths = torch.tensor([len(feature["input_ids"]) for feature in features])
         batch["attention_mask"] = (torch.arange(batch["input_ids"].shape[1]) < lengths[:, None]).long()
         return batch
+
+    def positions(self) -> int:
+        """The most positions that `targets` gives of all training rows; a token is a byte of text at least."""
+        return sum(len(text.encode()) + FRAME for text in self.texts())
 
     @abstractmethod
     def config_overrides(self) -> dict[str, Any]:

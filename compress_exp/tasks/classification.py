@@ -48,6 +48,7 @@ class Classification(Task):
     text_roles: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     other_roles: ClassVar[tuple[str, ...]] = ("label",)
     optional_roles: ClassVar[tuple[str, ...]] = ("text_pair",)
+    by_row: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,6 +76,10 @@ class Classification(Task):
         check_column(rows, "label", column, where)
         labels = {_label_text(label) for row in rows if (label := _value(row, column)) is not None}
         return derive_classes(labels - {""}, where)
+
+    def positions(self) -> int:
+        """One of each row."""
+        return len(self.rows("train"))
 
     def config_overrides(self) -> dict[str, Any]:
         """The number and the names of the outputs."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from compress_exp.config.checks import check_choice, check_number
 from compress_exp.models.families.base import family_of
 from compress_exp.tasks import formulas, text_scores
-from compress_exp.tasks.base import IGNORED, Predictions, Predictor, Task
+from compress_exp.tasks.base import FRAME, IGNORED, Predictions, Predictor, Task
 from compress_exp.tasks.features import fitting_length, length_batches, track
 from compress_exp.tasks.files import Row
 
@@ -56,6 +56,11 @@ class Seq2Seq(Task):
     def primary(self) -> str:
         """BLEU, or ROUGE-Lsum, which papers on summarization print as ROUGE-L."""
         return "bleu" if self.metric == "bleu" else "rougeLsum"
+
+    def positions(self) -> int:
+        """Those of the targets."""
+        lengths = (len(row["target"].encode()) + FRAME for row in self.rows("train"))
+        return sum(min(length, self.max_target_length) for length in lengths)
 
     def config_overrides(self) -> dict[str, Any]:
         """The vocabulary is the tokenizer's; the task decides nothing."""

@@ -7,7 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
+
+from compress_exp.models.forward import FEATURES
+from compress_exp.parallel.ranks import own_rows
 
 POOL = 50
 CALIBRATION_BATCH = 32
@@ -38,7 +42,7 @@ def epoch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int, 
 
 
 class Batches:
-    """The batches of a whole training from some step on, collated as they are asked for.
+    """This rank's batches of a whole training from some step on, collated as they are asked for.
 
     Args:
         features: tokenized rows.
@@ -65,14 +69,14 @@ class Batches:
         self.lengths = [len(row["input_ids"]) for row in features]
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Collated batches of the steps start … total − 1."""
+        """Collated batches of the steps start … total − 1, with the numbers of their features."""
         per_epoch = steps_per_epoch(len(self.features), self.batch_size)
         for epoch in range(self.start // per_epoch, math.ceil(self.total / per_epoch)):
             order = epoch_order(self.lengths, self.batch_size, self.seed, epoch, self.buckets)
             first = max(0, self.start - epoch * per_epoch)
             last = min(per_epoch, self.total - epoch * per_epoch)
             for rows in order[first:last]:
-                yield self.collate([self.features[row] for row in rows])
+                yield own_rows(self.collate([self.features[row] for row in rows]) | {FEATURES: torch.tensor(rows)})
 
 
 def calibration_batches(
@@ -81,6 +85,7 @@ def calibration_batches(
     seed: int,
     count: int,
 ) -> list[dict[str, Tensor]]:
-    """The first `count` batches of 32 of a seeded order of the training rows, grouped by length."""
+    """This rank's part of the first batches of 32 of a seeded order of the training rows, grouped by length."""
     there = steps_per_epoch(len(features), CALIBRATION_BATCH)
-    return list(Batches(features, collate, CALIBRATION_BATCH, seed, True, min(count, there)))
+    batches = Batches(features, collate, CALIBRATION_BATCH, seed, True, min(count, there))
+    return [{name: tensor for name, tensor in batch.items() if name != FEATURES} for batch in batches]

@@ -22,10 +22,10 @@ from compress_exp.methods.base import Method
 from compress_exp.methods.context import Context, Work
 from compress_exp.methods.course import Course
 from compress_exp.methods.rate import rate_factor
-from compress_exp.models.forward import forward_outputs
 from compress_exp.parallel import ranks, seeds
 from compress_exp.training.recovery import rates
 from compress_exp.training.rewinding import Rewinding
+from compress_exp.training.teacher import Teacher, task_outputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,7 +43,7 @@ class CompressionModule(LightningModule):
         losses: what is minimised, by name; they add up.
         methods: those of the stage, in order; none for a baseline.
         train: the budget.
-        teacher: kept out of checkpoints and of the optimiser.
+        teacher: no part of checkpoints and of the optimiser.
         layer_decay: the share of the learning rate of a layer that the layer below learns with.
     """
 
@@ -54,7 +54,7 @@ class CompressionModule(LightningModule):
         losses: Mapping[str, Loss],
         methods: Sequence[Method],
         train: TrainConfig,
-        teacher: PreTrainedModel | None = None,
+        teacher: Teacher | None = None,
         layer_decay: float = 1.0,
     ) -> None:
         super().__init__()
@@ -63,13 +63,13 @@ class CompressionModule(LightningModule):
             names = ", ".join(name for name, loss in losses.items() if loss.uses_teacher)
             raise UserError(f"loss: {names} needs a teacher, and this stage has none")
         self.model = model.train()
-        self.criteria = Criteria(losses, model, teacher if asked else None, context.seed)
+        self.criteria = Criteria(losses, model, teacher.model if asked and teacher else None, context.seed)
         self.context, self.methods, self.budget = context, tuple(methods), train
         self.layer_decay = layer_decay
         self.course = next((method.course for method in methods if method.course != Course()), Course())
         self._rewinding = Rewinding(self.course, self.steps)
         self.history: list[dict[str, float]] = []
-        self._teacher = [teacher.eval().requires_grad_(False)] if teacher is not None and asked else []
+        self._teacher = teacher if asked else None
 
     @property
     def steps(self) -> int:
@@ -91,8 +91,8 @@ class CompressionModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Bring the teacher to the device (it is no submodule, so that no checkpoint holds it); methods look once."""
-        for teacher in self._teacher:
-            teacher.to(self.device)
+        if self._teacher is not None:
+            self._teacher.to(self.device)
         for method in self.methods:
             method.begin(self.work(method, 0))
 
@@ -105,7 +105,7 @@ class CompressionModule(LightningModule):
             for method in self.methods:
                 batch = method.batch(self.work(method, self.global_step, self._rate), batch)
         with parametrize.cached():
-            student, labels = self._outputs(self.model, batch)
+            student, labels = task_outputs(self.model, self.context.task, batch, self.criteria.needs)
             teacher = self._ask_teacher(batch)
             terms = self.criteria(student, teacher, labels)
             for method in self.methods:
@@ -188,18 +188,11 @@ class CompressionModule(LightningModule):
                 if self.history:
                     self.history[-1] |= method.curves(work)
 
-    def _outputs(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[dict[str, Any], Tensor]:
-        """What the losses need of a model, its logits at the positions that count, and the labels there."""
-        task = self.context.task
-        outputs = forward_outputs(model, batch, {*task.outputs, *self.criteria.needs - {"logits"}})
-        logits, labels = task.targets(outputs, batch)
-        return outputs | {"logits": logits}, labels
-
     def _ask_teacher(self, batch: dict[str, Tensor]) -> dict[str, Any]:
-        if not self._teacher:
+        if self._teacher is None:
             return {}
         with torch.no_grad():
-            return self._outputs(self._teacher[0], batch)[0]
+            return self._teacher.outputs(batch, self.criteria.needs)
 
     def _agreement(self, student: Tensor, teacher: Mapping[str, Any]) -> dict[str, float]:
         """The share of positions at which student and teacher say the same."""

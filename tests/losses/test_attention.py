@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from compress_exp.config.checks import FieldError, UserError
 from compress_exp.experiment.build import run_stage
-from compress_exp.experiment.plan import check_models
+from compress_exp.experiment.teaching import Known, check_models
 from compress_exp.losses.attention import AttentionScores, attention_loss, valid_pairs
 from compress_exp.losses.criteria import Criteria
 from compress_exp.models.forward import forward_outputs
@@ -96,14 +96,15 @@ def test_a_teacher_of_other_heads_is_refused_before_anything_trains(data, dense,
 def test_attention_of_a_family_that_does_not_give_it_is_refused(data):
     plan = planned("bert", data, "method=finetune", LOSSES)
     mute = replace(plan.facts, family=replace(plan.facts.family, attention=()))
-    check_models(plan.stages[0], plan.facts, plan.facts)
-    for who, pair in (("student", (mute, plan.facts)), ("teacher", (plan.facts, mute))):
+    dense = Known("baseline", plan.facts)
+    check_models(plan.stages[0], plan.facts, dense)
+    for who, pair in (("student", (mute, dense)), ("teacher", (plan.facts, Known("baseline", mute)))):
         sentence = rf"^loss\.attention: it needs 'attention_scores' of the {who}, whose family does not give it; .*"
         with pytest.raises(UserError, match=sentence + r"allowed: hidden, logits$"):
             check_models(plan.stages[0], *pair)
     own = planned("bert", data, "method=distill", "+loss@method.distill.loss.attention=attention")
     with pytest.raises(UserError, match=r"^method\.distill\.loss\.attention: it needs"):
-        check_models(own.stages[0], mute, plan.facts)
+        check_models(own.stages[0], mute, dense)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2"])

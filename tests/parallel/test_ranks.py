@@ -24,6 +24,7 @@ from torch.distributed import TCPStore, destroy_process_group, is_initialized
 from compress_exp.config.checks import UserError
 from compress_exp.config.train import TrainConfig
 from compress_exp.experiment.build import build_baseline, run_stage
+from compress_exp.experiment.teacher import keep_answers
 from compress_exp.formats.artifact import load
 from compress_exp.losses.base import Term
 from compress_exp.losses.criteria import means
@@ -49,10 +50,10 @@ def baseline(data, directory, *overrides, beat=unheard):
     return directory
 
 
-def stage(family, data, dense, directory, *overrides):
+def stage(family, data, dense, directory, *overrides, answers=None):
     plan = planned(family, data, ODD, *overrides)
     directory.mkdir()
-    run_stage(plan, 0, dense(plan), dense(plan), directory)
+    run_stage(plan, 0, dense(plan), dense(plan), directory, answers=answers)
     return load_file(directory / "model.safetensors"), history(directory)
 
 
@@ -296,3 +297,24 @@ def test_a_student_of_hidden_states_and_its_projection_of_two_processes_are_thos
     assert {"hidden_states", "soft_targets_hard", "soft_targets_soft"} <= one[1][0].keys()
     assert one[0]["transformer.h.0.ln_1.weight"].shape == (16,)  # the teacher has 32
     assert not [name for name in one[0] if "projection" in name]
+
+
+def test_two_processes_learn_from_several_teachers_what_one_learns(place, data, dense):
+    """One teacher reads its own features, so each rank has to name its own rows; the last batch is a single row."""
+    other = dense(planned("bert", data, "method=finetune", "model.vocabulary=300"))
+    settings = ("method=finetune", "loss=soft_targets", f"teacher=[baseline,{other}]", "train.max_steps=7")
+    one = stage("bert", data, dense, place / "teachers-1", *settings)
+    two = stage("bert", data, dense, place / "teachers-2", *settings, TWO)
+    assert_close(one, two)
+
+
+def test_two_processes_learn_from_kept_answers_what_one_learns(place, data, dense):
+    """Targets of different lengths, so that the ranks have other numbers of positions."""
+    settings = ("method=finetune", "loss=soft_targets", "teacher_cache.mode=always", "train.max_steps=7")
+    settings += ("model.architecture.dropout_rate=0.0",)
+    plan, answers = planned("t5", data, *settings), place / "answers"
+    answers.mkdir()
+    keep_answers(plan, 0, dense(plan), dense(plan), answers)
+    one = stage("t5", data, dense, place / "answers-1", *settings, answers=answers)
+    two = stage("t5", data, dense, place / "answers-2", *settings, TWO, answers=answers)
+    assert_close(one, two)

@@ -16,6 +16,7 @@ from compress_exp.methods.rate import rate_factor
 from compress_exp.parallel.seeds import derived
 from compress_exp.training.flows import DistillationModule, PruneFinetuneModule, QATModule
 from compress_exp.training.module import CompressionModule
+from compress_exp.training.teacher import SameTokens
 
 
 def test_the_rate_rises_and_falls_linearly():
@@ -61,10 +62,9 @@ def test_a_loss_that_needs_a_teacher_says_so(tiny, context, budget):
 
 
 def test_the_teacher_is_frozen_and_in_no_state(tiny, context, budget):
-    module = DistillationModule(
-        tiny("bert"), replace(context("bert"), steps=7), {"soft_targets": SoftTargets()}, (), budget, tiny("bert")
-    )
-    teacher = module._teacher[0]
+    own, teacher = replace(context("bert"), steps=7), tiny("bert")
+    asked = SameTokens(teacher, own.task)
+    module = DistillationModule(tiny("bert"), own, {"soft_targets": SoftTargets()}, (), budget, asked)
     assert not teacher.training
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert len(module.state_dict()) == len(tiny("bert").state_dict())
