@@ -78,6 +78,8 @@ def _planned(row: Row, data: Path) -> Plan | None:
         found = plan(OmegaConf.create(_config(row, data)))
     except UserError:
         return None
+    if row.loss == "attention" and row.variant in SHRINKING and found.facts.heads is None:
+        return None  # refused when training begins: which layers lost heads is known only then
     used = any(stage.trains and row.loss in stage.losses for stage in found.stages)
     return found if used or row.loss == "task" else None
 
