@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers.models.t5.modeling_t5 import T5Attention
 
+from compress_exp.config.checks import UserError
+
 
 class SlimT5Attention(T5Attention):
     """A T5Attention with fewer heads.
@@ -58,7 +60,11 @@ class SlimT5Attention(T5Attention):
 
 def slim(attention: nn.Module, heads: Sequence[int]) -> nn.Module:
     """The same module, on the same projections, as one that has only these of its heads."""
-    assert isinstance(attention, T5Attention)
+    if not isinstance(attention, T5Attention):
+        raise UserError(
+            f"family: heads cannot be removed from a {type(attention).__name__}, for shared_bias knows T5's attention "
+            "alone; prune neurons or weights instead"
+        )
     old = attention.heads if isinstance(attention, SlimT5Attention) else tuple(range(attention.n_heads))
     with torch.device("meta"):
         new = SlimT5Attention(

@@ -92,7 +92,7 @@ class Heads:
         width: the module's attribute with the width of a head, where it has no `count`.
         own_width: the configuration's attribute with that width, where it tells it on its own.
         key_values: the configuration's attribute with the number of key-value heads, where queries may share them.
-        shared_bias: the first block of a stack computes a bias for all blocks, with a column for each head.
+        shared_bias: the first block of a stack computes a bias for all blocks, with a column for each head (T5 alone).
     """
 
     modules: dict[str, str]
@@ -247,7 +247,8 @@ def family_of(model_type: str, key: str = "model") -> Family:
     module = _files().get(model_type.replace("-", "_"))
     if module is None:
         allowed = ", ".join(model_types())
-        raise UserError(f"{key}: models of type {model_type!r} are not supported; allowed: {allowed}")
+        hint = "or name your package that has it, plugins=[my_package]"
+        raise UserError(f"{key}: models of type {model_type!r} are not supported; allowed: {allowed}; {hint}")
     family: Family = importlib.import_module(module).FAMILY
     return family
 

@@ -14,7 +14,7 @@ from compress_exp.config.checks import FieldError, check_number
 from compress_exp.layers.surgery import is_pruned
 from compress_exp.layers.weights import original
 from compress_exp.methods.base import Facts
-from compress_exp.methods.parametrized import Gate, plain_name
+from compress_exp.methods.parametrized import Adapter, Gate, plain_name
 from compress_exp.methods.select import Select, targets
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def content(model: nn.Module, chosen: Set[int] = frozenset()) -> tuple[int, floa
     seen: set[int] = set()
     nonzero, size = 0, 0.0
     for name, module in model.named_modules():
-        if isinstance(module, Gate):
+        if isinstance(module, Gate | Adapter):  # which are multiplied in
             continue
         for own, parameter in module.named_parameters(recurse=False):
             if id(parameter) in seen:
