@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from compress_exp.config.build import plain
 from compress_exp.config.checks import UserError
-from compress_exp.experiment.build import produce
+from compress_exp.experiment.chain import produce
 from compress_exp.experiment.plan import Plan, disk_bytes, identity, plan
 from compress_exp.experiment.record import assemble, measure_run
 from compress_exp.outputs.files import digest, replace_directory, write_json
