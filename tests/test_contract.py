@@ -34,7 +34,19 @@ from compress_exp.training.module import CompressionModule
 from compress_exp.training.trainer import Bar
 from tests import covering
 from tests.experiments import planned
-from tests.variants import FIRST, LATE, PRUNING, SHRINKING, TRAINED, UNDOING, VARIANTS, chosen, fixed_batch, trained
+from tests.variants import (
+    FIRST,
+    HOME,
+    LATE,
+    PRUNING,
+    SHRINKING,
+    TRAINED,
+    UNDOING,
+    VARIANTS,
+    chosen,
+    fixed_batch,
+    trained,
+)
 
 WRITTEN = ("model.safetensors", "config.json", "history.csv")
 IF_ASKED = [("prune/wanda", "t5"), ("prune/sparsegpt", "bart"), ("prune/n_m", "gpt2"), ("prune/vocabulary", "t5")]
@@ -215,7 +227,9 @@ def test_tables_are_packed_where_they_are_asked_for(data, dense, tmp_path, expec
     expect(expected, "tables", tmp_path, outputs(plan, load(tmp_path)))
 
 
-@pytest.mark.parametrize(("variant", "family"), [*((variant, "bert") for variant in TRAINED), *IF_ASKED])
+@pytest.mark.parametrize(
+    ("variant", "family"), [*((variant, HOME.get(variant, "bert")) for variant in TRAINED), *IF_ASKED]
+)
 def test_a_killed_run_ends_bit_identical(variant, family, data, dense, tmp_path, monkeypatch):
     plan = planned(family, data, *trained(variant), "train.checkpoint_steps=1")
     base = dense(plan)

@@ -13,6 +13,7 @@ FILES = {str(path.relative_to(CONF / "method").with_suffix("")): path for path i
 VARIANTS = sorted(name for name in FILES if not any(other.startswith(f"{name}/") for other in FILES))
 PRUNING = [name for name in VARIANTS if name.startswith("prune")]
 TRAINED = [name for name in VARIANTS if "max_steps: 0" not in FILES[name].read_text()]
+HOME = {"distill/on_policy": "gpt2"}  # what is not for BERT
 FIRST = ("prune/lottery_ticket",)  # what begins before the baseline was trained
 UNDOING = ("factorize/svd",)  # what would undo an earlier pruning
 LATE = ("prune/cofi",)  # what changes shapes after training, which units being a result of it

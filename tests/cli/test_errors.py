@@ -33,9 +33,15 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["metod=prune"], ["metod: there is no key", "did you mean method"]),
         (["+metod=prune"], ["metod: there is no such key; did you mean method"]),
         (["modle@x=bert"], ["modle: there is no such group; did you mean model"]),
-        (["method=prun"], ["method=prun: there is no such choice; did you mean prune", "allowed: distill, finetune"]),
+        (
+            ["method=prun"],
+            ["method=prun: there is no such choice; did you mean prune", "distill, factorize, finetune"],
+        ),
         (["method=[prune,quan]"], ["method=quan: there is no such choice; did you mean quant"]),
-        (["method=quant/int4"], ["did you mean quant/int8", "allowed: quant/bf16, quant/int8, quant/static"]),
+        (
+            ["method=quant/int4"],
+            ["did you mean quant/int8", "allowed: quant/bf16, quant/gptq, quant/int8"],
+        ),
         (["method=magnitude"], ["did you mean prune/magnitude"]),
         (["method=prune", "sparsity=0.8"], ["there is no key 'sparsity'; did you mean method.prune.sparsity?"]),
         (["epochs=3"], ["did you mean task.epochs or train.epochs?"]),

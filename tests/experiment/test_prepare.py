@@ -5,16 +5,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from compress_exp.experiment.build import train_stage
 from compress_exp.experiment.prepare import prepare
 from compress_exp.experiment.stages import Stage
 from compress_exp.formats.artifact import load
+from compress_exp.methods.prepared import Prepared
 from compress_exp.methods.prune.taylor import TaylorPruning
 from compress_exp.methods.prune.wanda import WandaPruning
 from compress_exp.methods.quant.int8 import Int8
 from tests.experiments import planned
-from tests.variants import VARIANTS, chosen
+from tests.variants import HOME, VARIANTS, chosen
 
 
 @pytest.fixture
@@ -97,15 +99,19 @@ def test_fixed_scores_are_kept_too(budget, counted, tiny, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_insertion_looks_at_no_rows_and_draws_no_number(variant, data, dense, tmp_path):
-    plan = planned("bert", data, *chosen(variant))
+    plan = planned(HOME.get(variant, "bert"), data, *chosen(variant))
     base = dense(plan)
     built = train_stage(plan, 0, base, base, tmp_path)
     context, kept = replace(built.context, calibration=_refuse), tmp_path / "state" / "prepared-0.json"
-    spec = json.loads(kept.read_text())["spec"] if kept.exists() else {}
+    prepared = Prepared()
+    if kept.exists():
+        prepared = Prepared(json.loads(kept.read_text())["spec"], load_file(kept.with_suffix(".safetensors")))
     inserted = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        inserted.append(plan.stages[0].methods[0].insert(load(base), spec, context).state_dict())
+        model = plan.stages[0].methods[0].insert(load(base), prepared.spec, context)
+        prepared.load(model)
+        inserted.append(model.state_dict())
     assert inserted[0].keys() == inserted[1].keys()
     assert all(torch.equal(value, inserted[1][name]) for name, value in inserted[0].items())
 

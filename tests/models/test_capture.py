@@ -141,7 +141,7 @@ def test_a_name_with_a_stack_means_that_stack_alone(tiny, padded) -> None:
     model, family = tiny("bart"), family_of("bart")
     with torch.no_grad():
         every = outputs_of(model, family, padded)
-        one = forward_outputs(model, padded, {"decoder.cross.attention_probs", "encoder.query"})
+        one = forward_outputs(model, padded, {"logits", "decoder.cross.attention_probs", "encoder.query"})
     assert set(one) == {"logits", "valid", "decoder.cross.attention_probs", "encoder.query"}
     for name, own in (("cross.attention_probs", "decoder"), ("query", "encoder")):
         for tensor, other in zip(every[name][own], one[f"{own}.{name}"], strict=True):

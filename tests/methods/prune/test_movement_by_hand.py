@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from compress_exp.layers.weights import original
+from compress_exp.methods.context import Work
 from compress_exp.methods.parametrized import attach
 from compress_exp.methods.prune.movement import MovementGate, MovementPruning
-from tests.moments import at
+from tests.moments import bare_context
 
 ROWS, WIDTH, TOKENS, RATE, SCORE_RATE = 6, 8, 20, 0.05, 2.0
 
@@ -43,7 +44,7 @@ def test_scores_gather_minus_the_rate_times_gradient_times_weight_and_the_top_of
     gate.owner = method.name
     model = nn.Sequential(linear)
     attach([linear], gate)
-    (own,) = method.parameter_groups(at(model))
+    (own,) = method.parameter_groups(Work(model, bare_context("bert")))
     assert own["params"] == [gate.scores] and own["lr"] == 0.01
     optimizer = torch.optim.SGD([{"params": own["params"], "lr": SCORE_RATE}, {"params": [original(linear)]}], lr=RATE)
     mask, scores, came_back, steps = np.ones((ROWS, WIDTH), dtype=bool), np.zeros(gate.scores.shape), 0, 10
@@ -52,7 +53,7 @@ def test_scores_gather_minus_the_rate_times_gradient_times_weight_and_the_top_of
             2 * TOKENS
         ).backward()
         with torch.no_grad():
-            method.step(at(model, (step + 1) / steps))
+            method.step(Work(model, bare_context("bert"), (step + 1) / steps))
         optimizer.step()
         optimizer.zero_grad()
         gradient = (inputs @ (weight * mask).T - wanted).T @ inputs / TOKENS

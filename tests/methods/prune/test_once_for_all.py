@@ -23,10 +23,10 @@ def watched(monkeypatch):
     """After every optimiser step its learning rate, the masks, and the tensors behind them; taken from outside."""
     seen = []
 
-    def watching(self, model, learning_rate):
-        holders = owned(model, self.name, Mask)
+    def watching(self, work):
+        holders = owned(work.model, self.name, Mask)
         masks = [mask.mask.clone() for _, mask in holders]
-        seen.append((learning_rate, masks, [original(module).detach().clone() for module, _ in holders]))
+        seen.append((work.rate, masks, [original(module).detach().clone() for module, _ in holders]))
 
     monkeypatch.setattr(OnceForAll, "after_step", watching)
     return seen
