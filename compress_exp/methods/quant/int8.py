@@ -19,13 +19,13 @@ from torch.nn.utils import parametrize
 
 from compress_exp.config.checks import UserError, check_number
 from compress_exp.layers.int8 import LIMIT, OVERFLOW_SAFE_LIMIT, Int8Embedding, Int8Linear
-from compress_exp.layers.surgery import replace_module
 from compress_exp.layers.weights import original, weight_of
 from compress_exp.methods.base import Method
 from compress_exp.methods.context import Context, Work
-from compress_exp.methods.parametrized import attach, attached, parametrized
+from compress_exp.methods.parametrized import attach, attached
 from compress_exp.methods.prepared import Prepared
 from compress_exp.methods.quant.fake import FakeQuantInput, FakeQuantWeight, input_grid, quantize_input, row_scale
+from compress_exp.methods.quant.packing import pack_all, quantization_error
 from compress_exp.methods.select import Target, matching, targets
 from compress_exp.methods.window import Window
 from compress_exp.models.families.base import is_conv1d, is_linear, output_axis
@@ -104,33 +104,11 @@ class Int8(Window, Method):
 
     def convert(self, work: Work) -> PreTrainedModel:
         """Replace fake-quantized modules by packed ones; tied weights are packed once."""
-        model = work.model
-        packed: dict[int, tuple[nn.Module, Int8Embedding | Int8Linear]] = {}
-        quantized = {id(module) for module in parametrized(model) if attached(module, FakeQuantWeight)}
-        names = [
-            (name, module) for name, module in model.named_modules(remove_duplicate=False) if id(module) in quantized
-        ]
-        made: dict[int, nn.Module] = {}
-        for name, module in names:
-            if id(module) not in made:
-                new = _pack(module)
-                before, first = packed.setdefault(id(original(module)), (module, new))
-                new.weight, new.weight_scale = first.weight, first.weight_scale
-                if isinstance(first, Int8Linear) and module.bias is before.bias:
-                    new.bias = first.bias
-                made[id(module)] = new
-            replace_module(model, name, made[id(module)])
-        return model
+        return pack_all(work.model, FakeQuantWeight, _pack)
 
     def curves(self, work: Work) -> dict[str, float]:
         """‖W − Q(W)‖² / ‖W‖² over the quantized weights."""
-        error = energy = 0.0
-        with torch.no_grad():
-            for module in parametrized(work.model):
-                if attached(module, FakeQuantWeight):
-                    error += float((weight_of(module) - original(module)).square().sum())
-                    energy += float(original(module).square().sum())
-        return {"quantization_error": error / energy if energy else 0.0}
+        return quantization_error(work.model, FakeQuantWeight)
 
     def _targets(self, model: PreTrainedModel, context: Context) -> list[Target]:
         chosen = targets(model, context.family, self.select)

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from compress_exp.config.checks import FieldError
-from compress_exp.layers.surgery import replace_module
 from compress_exp.layers.weight_only import (
     Grouped,
     WeightOnlyEmbedding,
@@ -28,10 +27,11 @@ from compress_exp.layers.weight_only import (
     grouped,
     values,
 )
-from compress_exp.layers.weights import original, parametrizations, weight_of
+from compress_exp.layers.weights import original, parametrizations
 from compress_exp.methods.base import Facts, Method
 from compress_exp.methods.context import Context, Work
-from compress_exp.methods.parametrized import GRIDS, attach, attached, parametrized
+from compress_exp.methods.parametrized import GRIDS, attach
+from compress_exp.methods.quant.packing import pack_all, quantization_error
 from compress_exp.methods.select import targets
 from compress_exp.models.families.base import is_conv1d, is_linear
 
@@ -143,35 +143,11 @@ class WeightOnly(Method):
 
     def convert(self, work: Work) -> PreTrainedModel:
         """Replace the chosen modules by packed ones; tied weights are packed once."""
-        model = work.model
-        chosen = {id(module) for module in parametrized(model) if attached(module, FakeQuantGroups)}
-        packed: dict[int, tuple[nn.Module, Grouped]] = {}
-        made: dict[int, Grouped] = {}
-        for name, module in list(model.named_modules(remove_duplicate=False)):
-            if id(module) not in chosen:
-                continue
-            if id(module) not in made:
-                made[id(module)] = new = self._pack(module)
-                before, first = packed.setdefault(id(original(module)), (module, new))
-                new.codes, new.scales, new.zeros = first.codes, first.scales, first.zeros
-                if (
-                    isinstance(new, WeightOnlyLinear)
-                    and isinstance(first, WeightOnlyLinear)
-                    and module.bias is before.bias
-                ):
-                    new.bias = first.bias
-            replace_module(model, name, made[id(module)])
-        return model
+        return pack_all(work.model, FakeQuantGroups, self._pack)
 
     def curves(self, work: Work) -> dict[str, float]:
         """‖W − Q(W)‖² / ‖W‖² over the quantized weights."""
-        error = energy = 0.0
-        with torch.no_grad():
-            for module in parametrized(work.model):
-                if attached(module, FakeQuantGroups):
-                    error += float((weight_of(module) - original(module)).square().sum())
-                    energy += float(original(module).square().sum())
-        return {"quantization_error": error / energy if energy else 0.0}
+        return quantization_error(work.model, FakeQuantGroups)
 
     def _pack(self, module: nn.Module) -> Grouped:
         with torch.no_grad():
